@@ -1,0 +1,1 @@
+"""Engines that a policy can steer."""

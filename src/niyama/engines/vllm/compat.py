@@ -1,0 +1,104 @@
+"""Which vLLM versions are supported, and every name of vLLM's that differs between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+OLDEST = (0, 25)
+NEWEST = (0, 33)
+
+QUEUES = ("waiting", "skipped_waiting", "kv_holding_waiting")
+"""The waiting queues of a vLLM scheduler; which of the last two exists depends on its version."""
+
+SCHEDULER_ATTRIBUTES = (
+    "running",
+    "waiting",
+    "requests",
+    "max_num_scheduled_tokens",
+    "max_num_running_reqs",
+    "kv_cache_manager",
+    "finished_req_ids",
+    "current_step",
+    "scheduler_config",
+    "vllm_config",
+    "block_size",
+    "num_spec_tokens",
+)
+"""What our host reads or writes on a vLLM scheduler; checked when it is made."""
+
+
+class UnsupportedVllmError(RuntimeError):
+    """This vLLM is not one that we know how to steer."""
+
+
+def parse_version(version: str) -> tuple[int, int]:
+    """Return (major, minor) of a version string. Raises UnsupportedVllmError if it has none."""
+    parts = version.split(".")
+    try:
+        return int(parts[0]), int(parts[1])
+    except (IndexError, ValueError):
+        raise UnsupportedVllmError(f"vllm: {version!r} is not a version we can read") from None
+
+
+def check_version(version: str, *, allow_untested: bool) -> None:
+    """Refuse a vLLM that is outside the supported range, unless it is allowed untested.
+
+    Raises:
+        UnsupportedVllmError: one line with the version and the supported range.
+    """
+    if allow_untested or OLDEST <= parse_version(version) <= NEWEST:
+        return
+    oldest, newest = (".".join(map(str, v)) for v in (OLDEST, NEWEST))
+    raise UnsupportedVllmError(
+        f"vllm: version {version} is not supported; supported: {oldest} to {newest} "
+        "(--allow-untested-vllm runs it all the same)"
+    )
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Refuse a scheduler that lacks something we steer by.
+
+    Raises:
+        UnsupportedVllmError: one line naming what is missing.
+    """
+    missing = [name for name in SCHEDULER_ATTRIBUTES if not hasattr(scheduler, name)]
+    if missing:
+        raise UnsupportedVllmError(
+            f"vllm: its scheduler has no {', '.join(missing)}; supported: 0.25 to 0.33"
+        )
+
+
+def queue_names(scheduler: Any) -> list[str]:
+    """Return the names of the waiting queues that this scheduler has."""
+    return [name for name in QUEUES if hasattr(scheduler, name)]
+
+
+def num_cached_tokens(scheduler: Any, request: Any) -> int:
+    """Return how many leading tokens of a new request are in the prefix cache. O(cached blocks).
+
+    A look only: it takes no block and counts in no statistics, as vLLM's own look-up would
+    (vllm/v1/core/kv_cache_manager.py, get_computed_blocks). 0 where it cannot be told.
+    """
+    hashes = request.block_hashes
+    if not hashes or getattr(request, "skip_reading_prefix_cache", False):
+        return 0
+    manager = scheduler.kv_cache_manager
+    if not getattr(manager, "enable_caching", False):
+        return 0
+    groups = list(range(len(manager.kv_cache_config.kv_cache_groups)))
+    num_blocks = 0
+    for block_hash in hashes:
+        if manager.block_pool.get_cached_block(block_hash, groups) is None:
+            break
+        num_blocks += 1
+    return min(num_blocks * hash_block_size(scheduler), int(request.num_prompt_tokens) - 1)
+
+
+def hash_block_size(scheduler: Any) -> int:
+    """Return how many tokens one block hash stands for."""
+    return int(getattr(scheduler, "hash_block_size", scheduler.block_size))
+
+
+def num_free_kv_tokens(scheduler: Any) -> int:
+    """Return the tokens of KV that can be allocated without preempting anyone."""
+    return int(scheduler.kv_cache_manager.block_pool.get_num_free_blocks()) * int(scheduler.block_size)

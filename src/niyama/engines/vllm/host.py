@@ -1,0 +1,277 @@
+"""Runs a policy inside a vLLM scheduler: plan, steer, take note of what was realised, learn.
+
+Nothing that goes wrong here reaches the engine. A failing policy costs that step its plan: vLLM
+schedules in its own order, and a fresh policy takes over the live requests soon after.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import Any, NamedTuple
+
+from niyama.engines.vllm import compat
+from niyama.engines.vllm.books import Books
+from niyama.engines.vllm.realised import differences, read_launch
+from niyama.engines.vllm.steering import Levers
+from niyama.engines.vllm.view import view
+from niyama.latency import OnlineModel
+from niyama.scheduling.base import BasePolicy
+from niyama.scheduling.policy import Launch, Limits, Plan, Prefill, Request, StepOutcome
+from niyama.scheduling.registry import make_policy
+from niyama.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MAX_RECOVERY_STEPS = 1024
+"""Longest pause, in steps, between attempts to put a fresh policy in the place of a failed one."""
+
+
+class InFlight(NamedTuple):
+    """A step that vLLM has scheduled and not yet reported on."""
+
+    output_id: int
+    launch: Launch
+    plan: Plan | None
+    starts_at: float
+    policy: BasePolicy
+
+
+class Host:
+    """One engine's side of the seam.
+
+    Attributes:
+        policy: Decides; replaced by a fresh one if it fails.
+        books: What is told to the outside.
+    """
+
+    def __init__(self, scheduler: Any, settings: Settings, vllm_version: str) -> None:
+        self._scheduler = scheduler
+        self._settings = settings
+        self._model = OnlineModel()
+        self.policy: BasePolicy = self._fresh_policy()
+        self._levers = Levers(scheduler)
+        self.books = Books(settings, vllm_version)
+        self._views: dict[str, Request] = {}
+        self._vllm_requests: dict[str, Any] = {}
+        self._prefilling: dict[str, Any] = {}
+        self._decoding: dict[str, None] = {}
+        self._preempted: list[str] = []
+        self._in_flight: deque[InFlight] = deque()
+        self._plan: Plan | None = None
+        self._plan_starts_at = 0.0
+        self._ended_at = float("-inf")
+        self._had_work = False
+        self._is_failed = False
+        self._recover_in = 1
+        self._pause = 1
+
+    # What vLLM's scheduler tells us ------------------------------------------------------------
+
+    def arrive(self, request: Any) -> None:
+        """A request enters vLLM's scheduler."""
+        if request.request_id in self._scheduler.requests:
+            return  # a further part of a streaming-input session
+        try:
+            now_s = time.monotonic()
+            seen = view(self._scheduler, request, self._settings.book, now_s)
+            self._vllm_requests[request.request_id] = request
+            self._views[request.request_id] = seen.request
+            self.books.arrive(seen)
+            if not self._is_failed:
+                self.policy.arrive(seen.request, now_s)
+        except Exception:
+            self._fail("arrive")
+
+    def before_schedule(self) -> None:
+        """Decide the next step and set the levers."""
+        self._forget_finished(time.monotonic())
+        self._plan = None
+        self._plan_starts_at = self._starts_at()
+        self._preempted.clear()
+        if self._is_failed:
+            self._try_to_recover()
+        if not self._is_failed:
+            try:
+                self._plan = self.policy.plan(self._plan_starts_at, self._limits())
+                self._levers.apply(self._plan, self._prefilling, self._views)
+            except Exception:
+                self._plan = None
+                self._fail("plan")
+        if self._plan is None:
+            self.books.fallback()
+            self._levers.release()
+
+    def after_schedule(self, output: Any) -> None:
+        """Take note of what vLLM launches."""
+        try:
+            self._begin(output)
+        except Exception:
+            self._fail("begin")
+
+    def after_step(self, output: Any, runner_output: Any) -> None:
+        """Take note of a step's end."""
+        try:
+            self._end(output, runner_output, time.monotonic())
+        except Exception:
+            self._fail("observe")
+
+    def preempted(self, request: Any) -> None:
+        """The engine takes a request's KV."""
+        self._preempted.append(request.request_id)
+
+    def answer(self, verb: str) -> Any:
+        """Answer the outside: `state` or `drain` (see `niyama.telemetry`)."""
+        state = self.books.state(self._scheduler, self.policy, self._plan)
+        return state if verb == "state" else {"state": state, "events": self.books.drain()}
+
+    # The step ----------------------------------------------------------------------------------
+
+    def _limits(self) -> Limits:
+        scheduler = self._scheduler
+        return Limits(
+            token_budget=self._levers.full_budget,
+            free_seqs=int(scheduler.max_num_running_reqs) - len(scheduler.running),
+            free_kv_tokens=compat.num_free_kv_tokens(scheduler),
+            tokens_per_decode=1 + int(scheduler.num_spec_tokens),
+        )
+
+    def _starts_at(self) -> float:
+        """When the step to plan will start: now, or when the one in flight is expected to end."""
+        now_s = time.monotonic()
+        if not self._in_flight:
+            return now_s
+        last = self._in_flight[-1]
+        return max(now_s, last.starts_at + (last.plan.predicted_s if last.plan is not None else 0.0))
+
+    def _begin(self, output: Any) -> None:
+        popped = self._levers.popped()
+        for request_id in self._preempted:
+            self._prefilling.pop(request_id, None)
+            self._decoding.pop(request_id, None)
+        candidates = {**self._prefilling, **popped}
+        if not output.num_scheduled_tokens and not self._preempted:
+            self._prefilling = candidates
+            return
+        launch = read_launch(
+            output,
+            self._plan_starts_at,
+            candidates,
+            self._decoding,
+            len(self._decoding),
+            self.policy.ledger.decode_shape().decode_context,
+            list(self._preempted),
+        )
+        self._prefilling = candidates
+        for done in launch.prefills:
+            if done.remaining == 0:
+                del self._prefilling[done.request_id]
+                self._decoding[done.request_id] = None
+        self._in_flight.append(InFlight(id(output), launch, self._plan, self._plan_starts_at, self.policy))
+        self.books.begin(launch)
+        if self._plan is not None:
+            self.books.planned(self._plan, differences(self._plan, launch), self._views)
+        if not self._is_failed:
+            self.policy.begin(launch)
+
+    def _end(self, output: Any, runner_output: Any, now_s: float) -> None:
+        if not self._in_flight or self._in_flight[0].output_id != id(output):
+            self._forget_finished(now_s)
+            return
+        step = self._in_flight.popleft()
+        outcome = StepOutcome(
+            launch=step.launch,
+            started_at=self._ended_at if self._had_work else max(step.starts_at, self._ended_at),
+            ended_at=now_s,
+            completed=self._completed(step.launch, runner_output),
+            extra_tokens=self._extra_tokens(output, runner_output, step.launch),
+            is_clean=step.launch.shape.num_prefill_tokens + step.launch.shape.num_decode_tokens > 0,
+        )
+        self.books.observe(outcome, step.plan, self.policy.model)
+        if not self._is_failed and step.policy is self.policy:
+            self.policy.observe(outcome)
+        self._forget_finished(now_s)
+        self._ended_at = now_s
+        self._had_work = bool(self._scheduler.running or any(map(len, self._levers.queues)))
+
+    @staticmethod
+    def _completed(launch: Launch, runner_output: Any) -> list[str]:
+        """Return whose prefill ended with a token; only those few are looked at."""
+        sampled = runner_output.sampled_token_ids
+        if not len(sampled):
+            return []
+        index = runner_output.req_id_to_index
+        done = (p.request_id for p in launch.prefills if p.remaining == 0)
+        return [i for i in done if i in index and len(sampled[index[i]]) > 0]
+
+    def _extra_tokens(self, output: Any, runner_output: Any, launch: Launch) -> dict[str, int]:
+        """Return by how much decodes differ from one token each; without speculation by nothing."""
+        if not output.scheduled_spec_decode_tokens:
+            return {}
+        sampled, index = runner_output.sampled_token_ids, runner_output.req_id_to_index
+        prefills = {p.request_id for p in launch.prefills}
+        extra: dict[str, int] = {}
+        for request_id in output.scheduled_spec_decode_tokens:
+            if request_id in self._decoding and request_id not in prefills:
+                num_tokens = len(sampled[index[request_id]]) - 1
+                if num_tokens:
+                    extra[request_id] = num_tokens
+        return extra
+
+    def _forget_finished(self, now_s: float) -> None:
+        for request_id in self._scheduler.finished_req_ids:
+            request = self._vllm_requests.pop(request_id, None)
+            if request is None:
+                continue
+            self._views.pop(request_id, None)
+            self._prefilling.pop(request_id, None)
+            self._decoding.pop(request_id, None)
+            finished = str(request.get_finished_reason()) in ("stop", "length")
+            is_probe = self.books.end(request_id, now_s, aborted=not finished)
+            if not self._is_failed:
+                try:
+                    self.policy.depart(request_id, now_s, finished=finished and not is_probe)
+                except Exception:
+                    self._fail("depart")
+
+    # When the policy fails ---------------------------------------------------------------------
+
+    def _fresh_policy(self) -> BasePolicy:
+        settings = self._settings
+        return make_policy(settings.policy, self._model, settings.pacing, settings.chunk)
+
+    def _fail(self, where: str) -> None:
+        """Go on without the policy; say so once per failure, not once per step."""
+        if self._is_failed:
+            return
+        logger.exception("Niyama: the policy failed in %s; vLLM's own order takes over", where)
+        self._is_failed = True
+        self._recover_in = self._pause
+        self._pause = min(2 * self._pause, MAX_RECOVERY_STEPS)
+
+    def _try_to_recover(self) -> None:
+        """After a pause, doubled with every failure, give the live requests to a fresh policy."""
+        self._recover_in -= 1
+        if self._recover_in > 0:
+            return
+        try:
+            policy = self._fresh_policy()
+            now_s = time.monotonic()
+            for request_id in self._vllm_requests:
+                policy.arrive(self._views[request_id], now_s)
+            launch = Launch(now_s, self._all_started(), policy.ledger.decode_shape())
+            policy.begin(launch)
+            policy.observe(StepOutcome(launch, now_s, now_s, completed=list(self._decoding), is_clean=False))
+        except Exception:
+            self._recover_in = self._pause
+            self._pause = min(2 * self._pause, MAX_RECOVERY_STEPS)
+            return
+        self.policy, self._is_failed = policy, False
+
+    def _all_started(self) -> list[Prefill]:
+        """Return how far every request has come that has begun."""
+        requests = self._vllm_requests
+        computed = {i: int(requests[i].num_computed_tokens) for i in (*self._prefilling, *self._decoding)}
+        left = {i: max(1, int(requests[i].num_tokens) - computed[i]) for i in self._prefilling}
+        return [Prefill(i, 0, done, left.get(i, 0)) for i, done in computed.items()]

@@ -1,0 +1,72 @@
+"""What vLLM made of a plan: the launch that the policy is told of, and the differences by cause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from niyama.scheduling.policy import BatchShape, Launch, Plan, Prefill
+
+
+def read_launch(
+    output: Any,
+    now_s: float,
+    prefilling: Mapping[str, Any],
+    decoding: Iterable[str],
+    num_decoding: int,
+    decode_context: int,
+    preempted: list[str],
+) -> Launch:
+    """Return what a scheduler output launches. O(prefills), unless a decode is missing.
+
+    Args:
+        output: vLLM's SchedulerOutput, after `schedule()`.
+        now_s: Instant of the launch.
+        prefilling: vLLM's requests that were not decoding before this step, by id.
+        decoding: Ids of those that were.
+        num_decoding: How many.
+        decode_context: Their tokens in KV.
+        preempted: Who lost its KV in this step.
+    """
+    scheduled: dict[str, int] = output.num_scheduled_tokens
+    prefills: list[Prefill] = []
+    shape = BatchShape(0, 0)
+    for request_id, request in prefilling.items():
+        num_tokens = scheduled.get(request_id)
+        if num_tokens is None:
+            continue
+        computed = int(request.num_computed_tokens)
+        remaining = max(0, int(request.num_tokens) - computed)
+        prefills.append(Prefill(request_id, num_tokens, computed, remaining))
+        shape = shape.with_chunk(num_tokens, max(0, computed - num_tokens))
+    num_decodes = len(scheduled) - len(prefills)
+    decode_tokens = int(output.total_num_scheduled_tokens) - shape.num_prefill_tokens
+    stalled: list[str] = []
+    if num_decodes != num_decoding:
+        stalled = [i for i in decoding if i not in scheduled]
+    return Launch(
+        at=now_s,
+        prefills=prefills,
+        shape=shape._replace(num_decode_tokens=decode_tokens, decode_context=decode_context),
+        stalled=stalled,
+        preempted=preempted,
+    )
+
+
+def differences(plan: Plan, launch: Launch) -> dict[str, int]:
+    """Return in how many requests, or steps, vLLM realised something else than planned, by cause.
+
+    `cache_hit`: needed fewer tokens than planned; `not_started`: planned, but not run (no KV, a
+    grammar still compiling, a full LoRA slot); `filled_in`: ran on tokens that others left;
+    `preempted`: lost its KV; `stalled`: a decode that got no token.
+    """
+    planned = dict(plan.chunks)
+    ran = {p.request_id: p for p in launch.prefills}
+    causes = {
+        "cache_hit": sum(1 for i, n in planned.items() if i in ran and ran[i].num_tokens < n),
+        "not_started": sum(1 for i in planned if i not in ran),
+        "filled_in": sum(1 for i, p in ran.items() if p.num_tokens > planned.get(i, 0)),
+        "preempted": len(launch.preempted),
+        "stalled": len(launch.stalled),
+    }
+    return {cause: count for cause, count in causes.items() if count}

@@ -1,0 +1,88 @@
+"""Makes vLLM's own `schedule()` do what the plan says, by four levers and no copied code.
+
+The per-step token budget, the order of `running`, holding a started prefill, and the order of
+the waiting queues (facts: vllm/v1/core/sched/scheduler.py, `schedule`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from niyama.engines.vllm import compat
+from niyama.engines.vllm.queue import PlannedQueue
+from niyama.scheduling.policy import Plan, Request
+
+PRESSURE_TOKENS_PER_SEQ = 32
+"""With fewer free KV tokens than this per running request, the order of `running` is put so that
+whom vLLM preempts, its last, is who should go first."""
+
+
+class Levers:
+    """The levers of one vLLM scheduler."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+        self._full_budget = int(scheduler.max_num_scheduled_tokens)
+        self.queues: list[PlannedQueue] = []
+        for name in compat.queue_names(scheduler):
+            queue = PlannedQueue()
+            setattr(scheduler, name, queue)
+            self.queues.append(queue)
+
+    @property
+    def full_budget(self) -> int:
+        """The token budget of vLLM itself."""
+        return self._full_budget
+
+    def apply(self, plan: Plan, prefilling: dict[str, Any], views: dict[str, Request]) -> None:
+        """Set the levers for the next `schedule()`.
+
+        Args:
+            plan: What should run.
+            prefilling: vLLM's requests whose prefill has begun, by id.
+            views: The policy's view of every request, by id; for the order under KV pressure.
+        """
+        scheduler = self._scheduler
+        scheduler.max_num_scheduled_tokens = min(plan.budget, self._full_budget) or self._full_budget
+        for request_id in plan.held:
+            request = prefilling.get(request_id)
+            if request is not None:
+                request.next_decode_eligible_step = scheduler.current_step + 2
+        order = [chunk.request_id for chunk in plan.chunks]
+        self._order_running(order, plan.held, prefilling, views)
+        order += plan.spares
+        for queue in self.queues:
+            queue.set_plan(order)
+
+    def release(self) -> None:
+        """Let vLLM schedule in its own order with its own budget."""
+        self._scheduler.max_num_scheduled_tokens = self._full_budget
+        for queue in self.queues:
+            queue.set_plan(None)
+
+    def popped(self) -> dict[str, Any]:
+        """Return the requests that the last `schedule()` took from the queues, by id."""
+        popped: dict[str, Any] = {}
+        for queue in self.queues:
+            popped.update(queue.popped)
+        return popped
+
+    def _order_running(
+        self, order: Sequence[str], held: Sequence[str], prefilling: dict[str, Any], views: dict[str, Request]
+    ) -> None:
+        """Put decodes first, then prefills by urgency, then those held."""
+        running: list[Any] = self._scheduler.running
+        last = [i for i in (*order, *held) if i in prefilling]
+        rank = {request_id: place for place, request_id in enumerate(last, start=1)}
+        if compat.num_free_kv_tokens(self._scheduler) < PRESSURE_TOKENS_PER_SEQ * len(running):
+            running.sort(key=lambda r: (rank.get(r.request_id, 0), _expendable(views.get(r.request_id))))
+        elif last and [r.request_id for r in running[-len(last) :]] != last:
+            running.sort(key=lambda r: rank.get(r.request_id, 0))
+
+
+def _expendable(request: Request | None) -> tuple[int, int, bool, float]:
+    """Order decodes by who may lose its KV: less important, not read along, and younger ones later."""
+    if request is None:
+        return (0, 0, False, 0.0)
+    return (int(request.importance), request.priority, not request.slo.is_interactive, request.arrived_at)

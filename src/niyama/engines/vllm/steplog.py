@@ -1,0 +1,60 @@
+"""The step log: one JSON line per engine step, what was planned, predicted and true."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from niyama.scheduling.policy import Plan, StepOutcome
+
+logger = logging.getLogger(__name__)
+
+
+class StepLog:
+    """Appends to a file, a line per step; a full disk ends the log, not the engine."""
+
+    def __init__(self, path: str) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  (lives as long as the engine)
+
+    def write(self, outcome: StepOutcome, plan: Plan | None, predicted_s: float, margin_s: float) -> None:
+        """Write a step.
+
+        Args:
+            outcome: How it went.
+            plan: What was planned; None when vLLM's own order ran.
+            predicted_s: The model's prediction for what really ran, before it learned of it.
+            margin_s: The safety margin at that time.
+        """
+        launch = outcome.launch
+        line = {
+            "at": launch.at,
+            "started_at": outcome.started_at,
+            "ended_at": outcome.ended_at,
+            "duration_s": outcome.ended_at - outcome.started_at,
+            "predicted_s": predicted_s,
+            "margin_s": margin_s,
+            **launch.shape._asdict(),
+            "planned_tokens": None if plan is None else plan.budget,
+            "realised_tokens": launch.shape.num_prefill_tokens + launch.shape.num_decode_tokens,
+            "is_clean": outcome.is_clean,
+            "is_fallback": plan is None,
+            "prefills": [[p.request_id, p.num_tokens] for p in launch.prefills],
+        }
+        if plan is not None:
+            line["slack_s"] = plan.slack_s if plan.slack_s < 1e9 else None
+            line["planned_s"] = plan.predicted_s
+            line["chunks"] = [list(chunk) for chunk in plan.chunks]
+            for name in ("held", "relegated", "restored"):
+                line[name] = len(getattr(plan, name))
+        try:
+            self._file.write(json.dumps(line) + "\n")
+        except (OSError, ValueError) as error:
+            logger.error("Niyama: the step log ends here: %s", error)
+            self._file.close()
+            self.write = _ignore  # type: ignore[method-assign]
+
+
+def _ignore(outcome: StepOutcome, plan: Plan | None, predicted_s: float, margin_s: float) -> None:
+    """Stand in for a log that ended."""

@@ -1,0 +1,62 @@
+"""A vLLM request as the policy sees it. The wall clock ends here."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from niyama.asking import slo_from_xargs
+from niyama.engines.vllm import compat
+from niyama.qos import QosBook, Slo
+from niyama.scheduling.policy import Request
+
+PROBE_KEY = "niyama_probe"
+"""In `vllm_xargs`: a request of our own self-measurement, which counts in no statistics."""
+
+MAX_AGE_S = 600.0
+"""A request cannot have arrived longer ago than this: then the wall clock was set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Viewed:
+    """A request as the policy sees it, and what was wrong with what it asked for, if anything."""
+
+    request: Request
+    problem: str | None
+    is_probe: bool
+
+
+def arrived_at(request: Any, now_s: float) -> float:
+    """Return the arrival on the monotonic clock, at most `now_s`.
+
+    vLLM stamps `arrival_time` by the wall clock in the API server, so that the time spent there
+    counts in the TTFT, as it does for the client.
+    """
+    age_s = time.time() - float(request.arrival_time)
+    return now_s - min(max(age_s, 0.0), MAX_AGE_S)
+
+
+def view(scheduler: Any, request: Any, book: QosBook, now_s: float) -> Viewed:
+    """Return the policy's view of a vLLM request that arrives. O(cached blocks)."""
+    params = request.sampling_params
+    extra: dict[str, Any] = getattr(params, "extra_args", None) or {}
+    is_probe = bool(extra.get(PROBE_KEY))
+    ask = slo_from_xargs(extra, book)
+    return Viewed(
+        request=Request(
+            request_id=request.request_id,
+            arrived_at=arrived_at(request, now_s),
+            slo=Slo() if is_probe else ask.slo,
+            num_prompt_tokens=max(1, int(request.num_prompt_tokens)),
+            max_tokens=max(1, int(request.max_tokens)),
+            qos_class=ask.qos_class.name,
+            tenant=ask.tenant,
+            importance=ask.qos_class.importance,
+            priority=int(request.priority),
+            num_cached_tokens=compat.num_cached_tokens(scheduler, request),
+            expected_output_tokens=ask.expected_output_tokens,
+        ),
+        problem=ask.problem,
+        is_probe=is_probe,
+    )

@@ -1,0 +1,219 @@
+"""What every policy shares: the ledger, the pacing of decodes, and what is learned from steps."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from niyama.latency.lengths import OutputLengthEstimator
+from niyama.scheduling.deadlines import (
+    Anchor,
+    last_token_due_at,
+    needed_pace_s,
+    prefill_due_at,
+    second_token_due_at,
+)
+from niyama.scheduling.ledger import Job, Ledger, Phase
+from niyama.scheduling.pacing import Pacer
+from niyama.scheduling.policy import BatchShape, LatencyModel, Launch, Limits, Plan, Request, StepOutcome
+
+PERIOD_WEIGHT = 0.02
+"""Weight of a new step in the average step time."""
+
+PROBE_TOKENS = 512
+"""Chunk by whose predicted time the service time of a token is first guessed."""
+
+TOKEN_TIME_MEMORY = 50_000.0
+"""Prefill tokens over which the service time of one is averaged."""
+
+
+class InFlight(NamedTuple):
+    """A launched step that has not ended."""
+
+    number: int
+    num_prefill_tokens: int
+    is_saturated: bool
+    newborn: list[str]
+
+
+class BasePolicy:
+    """Keeps the books; a subclass orders the prefills and decides the step in `plan`.
+
+    Attributes:
+        ledger: Where every request stands.
+        pacer: When the next token of every decoding request is due.
+        model: The step-time model; learns from `observe`.
+        step_s: Average time of a step, seconds.
+    """
+
+    name = "base"
+
+    def __init__(self, model: LatencyModel, anchor: Anchor = "strict") -> None:
+        self.ledger = Ledger()
+        self.pacer = Pacer()
+        self.model = model
+        self.lengths = OutputLengthEstimator()
+        self.anchor = anchor
+        self.step_s = model.predict_s(BatchShape(0, 8, 8))
+        self._in_flight: deque[InFlight] = deque()
+        self._newborn: dict[str, float] = {}
+        self._reviews: list[tuple[int, str]] = []
+        self._token_time_s = 0.0
+        self._token_count = 0.0
+
+    # The protocol -----------------------------------------------------------------------------
+
+    def arrive(self, request: Request, now_s: float) -> None:
+        """See `Policy.arrive`. O(log n)."""
+        expected = self.lengths.expect(
+            request.qos_class, request.tenant, request.max_tokens, hint=request.expected_output_tokens
+        )
+        job = self.ledger.arrive(request, expected)
+        job.due_at = prefill_due_at(request, expected, self.step_s)
+        self._enqueue(job, now_s)
+
+    def depart(self, request_id: str, now_s: float, *, finished: bool = True) -> None:
+        """See `Policy.depart`. O(log n)."""
+        job = self.ledger.depart(request_id)
+        if job is None:
+            return
+        self.pacer.leave(request_id)
+        self._newborn.pop(request_id, None)
+        self._dequeue(job)
+        if finished and job.num_emitted > 0:
+            self.lengths.finished(job.request.qos_class, job.request.tenant, job.num_emitted)
+
+    def plan(self, now_s: float, limits: Limits) -> Plan:
+        """See `Policy.plan`."""
+        raise NotImplementedError
+
+    def begin(self, launch: Launch) -> None:
+        """See `Policy.begin`. O(log n) per prefill chunk, nothing per decode."""
+        for request_id in launch.preempted:
+            self._evict(request_id)
+        number = self.ledger.num_launches
+        for request_id in launch.stalled:
+            self.pacer.shift(request_id, -1)
+        completed = self.ledger.begin(launch)
+        for job in completed:
+            self._dequeue(job)
+            self._newborn[job.request_id] = needed_pace_s(job.request.slo, math.inf, 1, 0.0)
+        for done in launch.prefills:
+            job_or_none = self.ledger.jobs.get(done.request_id)
+            if job_or_none is not None and job_or_none.phase is Phase.PREFILLING:
+                self._enqueue(job_or_none, launch.at)
+        for request_id in launch.preempted:
+            if request_id in self.ledger.jobs:
+                self._enqueue(self.ledger.jobs[request_id], launch.at)
+        newborn = [job.request_id for job in completed]
+        num_tokens = launch.shape.num_prefill_tokens
+        self._in_flight.append(InFlight(number, num_tokens, self._has_backlog(), newborn))
+
+    def observe(self, outcome: StepOutcome) -> None:
+        """See `Policy.observe`. O(log n) per first or late token."""
+        step = self._in_flight.popleft()
+        duration_s = outcome.ended_at - outcome.started_at
+        if outcome.is_clean and duration_s > 0:
+            self.model.observe(outcome.launch.shape, duration_s)
+            self.step_s += PERIOD_WEIGHT * (duration_s - self.step_s)
+            if step.is_saturated:
+                self._learn_token_time(duration_s, step.num_prefill_tokens)
+        for request_id, num_tokens in outcome.extra_tokens.items():
+            self.ledger.correct(request_id, num_tokens)
+            self.pacer.shift(request_id, num_tokens)
+        for request_id in step.newborn:
+            self._newborn.pop(request_id, None)
+        self._pace_anew(step.number, outcome)
+
+    def in_order(self) -> Iterator[Job]:
+        """Yield the prefills still to be done, most urgent first."""
+        raise NotImplementedError
+
+    # For subclasses ---------------------------------------------------------------------------
+
+    @property
+    def token_s(self) -> float:
+        """Engine time that one prefill token takes under the present mix, seconds.
+
+        Measured over steps that left prefills waiting; it includes the decodes that ran along.
+        """
+        if self._token_count > 0:
+            return self._token_time_s / self._token_count
+        shape = self.ledger.decode_shape().with_chunk(PROBE_TOKENS, 0)
+        return self.model.predict_s(shape) / PROBE_TOKENS
+
+    def slack_s(self, now_s: float) -> float:
+        """Return the time until the tightest decode's next token is due; infinite if none binds."""
+        slack_s = self.pacer.tightest(self.ledger.num_launches) - now_s
+        if self._newborn:
+            slack_s = min(slack_s, *self._newborn.values())
+        return slack_s
+
+    def _enqueue(self, job: Job, now_s: float) -> None:
+        """Put a prefill in order, or move it after progress."""
+        raise NotImplementedError
+
+    def _dequeue(self, job: Job) -> None:
+        """Take a prefill out of the order; unknown ones pass."""
+        raise NotImplementedError
+
+    def _has_backlog(self) -> bool:
+        """Whether prefills are waiting that the launched step does not finish."""
+        raise NotImplementedError
+
+    # Private ----------------------------------------------------------------------------------
+
+    def _evict(self, request_id: str) -> None:
+        """Before the ledger hears of it: the evicted request's next token stays due when it was."""
+        if request_id in self.pacer:
+            job = self.ledger.jobs[request_id]
+            if job.request.slo.is_interactive:
+                job.due_at = self.pacer.due_at(request_id, self.ledger.num_launches)
+            self.pacer.leave(request_id)
+        self._newborn.pop(request_id, None)
+
+    def _pace_anew(self, launch: int, outcome: StepOutcome) -> None:
+        """Pace who has just begun to decode, who fell behind, and who outlived the estimate."""
+        now_s = outcome.ended_at
+        for request_id, _, _ in self.pacer.take_late(launch, now_s):
+            self._set_pace(self.ledger.jobs[request_id], now_s, launch)
+        for request_id in outcome.completed:
+            job = self.ledger.jobs.get(request_id)
+            if job is not None and job.phase is Phase.DECODING:
+                if job.first_token_at is None:
+                    job.first_token_at = now_s
+                self._set_pace(job, now_s, launch)
+        while self._reviews and self._reviews[0][0] <= launch:
+            request_id = heapq.heappop(self._reviews)[1]
+            if request_id in self.pacer:
+                self._set_pace(self.ledger.jobs[request_id], now_s, launch)
+
+    def _set_pace(self, job: Job, now_s: float, launch: int) -> None:
+        """Pace a decoding job whose token of `launch` came out now; a late one starts over."""
+        request = job.request
+        num_emitted = self.ledger.num_output_tokens(job) - (self.ledger.num_launches - 1 - launch)
+        expected = self.lengths.expect(
+            request.qos_class,
+            request.tenant,
+            request.max_tokens,
+            so_far=num_emitted,
+            hint=job.expected_output,
+        )
+        tokens_left = max(1, expected - num_emitted)
+        decode_step_s = self.model.predict_s(self.ledger.decode_shape())
+        pace_s = needed_pace_s(request.slo, last_token_due_at(request) - now_s, tokens_left, decode_step_s)
+        if job.first_token_at == now_s:
+            due_at = second_token_due_at(request, now_s, pace_s, self.anchor)
+        else:
+            due_at = now_s + pace_s
+        self.pacer.join(job.request_id, pace_s, due_at, launch + 1)
+        if request.slo.ttlt_s is not None:
+            heapq.heappush(self._reviews, (launch + tokens_left, job.request_id))
+
+    def _learn_token_time(self, duration_s: float, num_tokens: int) -> None:
+        keep = 1.0 - num_tokens / (TOKEN_TIME_MEMORY + num_tokens)
+        self._token_time_s = self._token_time_s * keep + duration_s
+        self._token_count = self._token_count * keep + num_tokens

@@ -1,0 +1,88 @@
+"""When the parts of a request are due (paper, "QoS classes"). Pure functions of instants.
+
+With arrival a: the first token is due at a + TTFT, the last at a + TTLT. A prefill must be done
+when its first token is due, or early enough that the expected output still fits before the last
+token is due. Both anchors for the pace of an interactive request are here: `strict` counts from
+the first token as it came out, `paper` from the instant at which it was due.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from niyama.qos import Slo
+from niyama.scheduling.pacing import PACE_CAP_S, on_grid
+from niyama.scheduling.policy import Request
+
+Anchor = Literal["strict", "paper"]
+
+BEST_EFFORT_S = 24 * 3600.0
+"""Where a promise sets no deadline for the prefill, it is ordered as if due a day later."""
+
+STRETCH = 1.5
+"""A pace faster than a decode-only step cannot be kept; it is held to this many such steps, which
+leaves a third of the time to prefills instead of none."""
+
+
+def first_token_due_at(request: Request) -> float:
+    """Return when the first token is due; infinite without a TTFT promise."""
+    ttft_s = request.slo.ttft_s
+    return math.inf if ttft_s is None else request.arrived_at + ttft_s
+
+
+def last_token_due_at(request: Request) -> float:
+    """Return when the last token is due; infinite without a TTLT promise."""
+    ttlt_s = request.slo.ttlt_s
+    return math.inf if ttlt_s is None else request.arrived_at + ttlt_s
+
+
+def prefill_due_at(request: Request, expected_output: int, decode_step_s: float) -> float:
+    """Return when the prefill must be done for every promise to be kept.
+
+    Args:
+        request: The request.
+        expected_output: Output tokens expected in all.
+        decode_step_s: Expected time of one output token once it decodes.
+
+    Returns:
+        An instant; a day after arrival if no promise binds the prefill.
+    """
+    pace_s = decode_step_s if request.slo.tbt_s is None else min(decode_step_s, request.slo.tbt_s)
+    due_at = min(first_token_due_at(request), last_token_due_at(request) - expected_output * pace_s)
+    return due_at if math.isfinite(due_at) else request.arrived_at + BEST_EFFORT_S
+
+
+def needed_pace_s(slo: Slo, time_left_s: float, tokens_left: int, decode_step_s: float) -> float:
+    """Return the time per token that a decoding request needs.
+
+    The stricter of its TBT and of what brings the last token in time. What cannot be kept at all
+    (a TTLT that is lost, a pace faster than decode-only steps) does not hold prefills back
+    for nothing.
+
+    Args:
+        slo: The promise.
+        time_left_s: Time until the last token is due; infinite without TTLT.
+        tokens_left: Output tokens still expected, >= 1.
+        decode_step_s: Expected duration of a step without prefill.
+
+    Returns:
+        Seconds per token in (0, PACE_CAP_S].
+    """
+    pace_s = PACE_CAP_S
+    if slo.tbt_s is not None:
+        pace_s = min(slo.tbt_s, PACE_CAP_S)
+        if pace_s < decode_step_s:
+            pace_s = on_grid(STRETCH * decode_step_s)
+    if math.isfinite(time_left_s):
+        ttlt_pace_s = time_left_s / tokens_left
+        if ttlt_pace_s > decode_step_s:
+            pace_s = min(pace_s, on_grid(ttlt_pace_s))
+    return pace_s
+
+
+def second_token_due_at(request: Request, first_token_at: float, pace_s: float, anchor: Anchor) -> float:
+    """Return when the token after the first is due, by either anchor."""
+    if anchor == "paper" and request.slo.ttft_s is not None:
+        return max(first_token_at, first_token_due_at(request)) + pace_s
+    return first_token_at + pace_s

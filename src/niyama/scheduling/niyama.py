@@ -1,0 +1,145 @@
+"""The policy: QoS-driven scheduling of every engine step (paper, sections on the four mechanisms).
+
+Each step:
+  1. Load and alpha follow what arrives: earliest deadline first at light load, sliding towards
+     shortest work first as load grows (hybrid prioritization).
+  2. If the prefills, served in that order, would not all be in time, set aside the least important
+     and largest until the rest would; take back who fits again (eager relegation).
+  3. The time of the step is the slack of the tightest decode; fill it with prefill tokens, most
+     urgent first, set-aside requests last (dynamic chunking).
+  4. A started prefill that is not among them is held: its KV stays (selective preemption).
+Every decode runs in every step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import chain
+
+from niyama.scheduling.backlog import Backlog
+from niyama.scheduling.base import BasePolicy
+from niyama.scheduling.chunking import fill
+from niyama.scheduling.deadlines import Anchor
+from niyama.scheduling.ledger import Job
+from niyama.scheduling.policy import LatencyModel, Limits, Plan, Request
+from niyama.scheduling.priority import Load, hybrid_key
+from niyama.scheduling.relegation import Relegated, find_victim
+
+DRIFT = 1.2
+"""The backlog's work is measured anew when the service time of a token changes by this factor."""
+
+REKEYS_PER_STEP = 4
+"""Requests put in order anew per step after such a change, from the most urgent on."""
+
+RELEGATIONS_PER_STEP = 8
+"""A bound on a step's work; the first who would be late is dealt with first."""
+
+
+class NiyamaPolicy(BasePolicy):
+    """The published mechanisms with a load-following alpha and reversible, feasibility-tested relegation."""
+
+    name = "niyama"
+
+    def __init__(self, model: LatencyModel, anchor: Anchor = "strict") -> None:
+        super().__init__(model, anchor)
+        self.load = Load()
+        self.backlog = Backlog()
+        self.set_aside = Backlog()
+        self._restorable = Relegated()
+        self._token_s = self.token_s
+        self._stale: deque[str] = deque()
+
+    @property
+    def alpha_s(self) -> float:
+        """The weight of remaining work in the order, seconds per token."""
+        return self.load.alpha_s(self._token_s)
+
+    def arrive(self, request: Request, now_s: float) -> None:
+        """See `Policy.arrive`."""
+        super().arrive(request, now_s)
+        self.load.add(self.ledger.jobs[request.request_id].remaining * self._token_s, now_s)
+
+    def plan(self, now_s: float, limits: Limits) -> Plan:
+        """See `Policy.plan`. O(log n) in waiting requests, nothing per decode."""
+        self._follow_load(now_s)
+        relegated = self._relegate(now_s)
+        restored = self._restore(now_s)
+        decodes = self.ledger.decode_shape(limits.tokens_per_decode)
+        slack_s = self.slack_s(now_s)
+        filled = fill(self.in_order(), decodes, now_s, slack_s, limits, self.model)
+        predicted_s = self.model.predict_s(filled.shape)
+        running = {chunk.request_id for chunk in filled.chunks}
+        return Plan(
+            budget=filled.shape.num_prefill_tokens + filled.shape.num_decode_tokens,
+            chunks=filled.chunks,
+            spares=filled.spares,
+            held=[i for i in self.ledger.started if i not in running],
+            relegated=relegated,
+            restored=restored,
+            shape=filled.shape,
+            predicted_s=predicted_s,
+            slack_s=slack_s,
+            is_late=predicted_s > slack_s,
+        )
+
+    def _follow_load(self, now_s: float) -> None:
+        """Let alpha and the measured service time act on the order, a few requests per step."""
+        token_s = self.token_s
+        has_drifted = not self._token_s / DRIFT < token_s < self._token_s * DRIFT
+        if has_drifted:
+            self._token_s = token_s
+        if self.load.follow(now_s) or has_drifted:
+            self._stale = deque(chain(self.backlog, self.set_aside))
+        for _ in range(min(REKEYS_PER_STEP, len(self._stale))):
+            job = self.ledger.jobs.get(self._stale.popleft())
+            if job is not None and (job.request_id in self.backlog or job.request_id in self.set_aside):
+                self._enqueue(job, now_s)
+
+    def _relegate(self, now_s: float) -> list[str]:
+        """Set requests aside until all others would be in time, or enough for one step."""
+        relegated: list[str] = []
+        for _ in range(RELEGATIONS_PER_STEP):
+            item = find_victim(self.backlog, now_s)
+            if item is None:
+                break
+            job = self.ledger.jobs[item.request_id]
+            self.backlog.discard(item.request_id)
+            job.relegated = True
+            self._enqueue(job, now_s)
+            self._restorable.add(item)
+            relegated.append(item.request_id)
+        return relegated
+
+    def _restore(self, now_s: float) -> list[str]:
+        """Take back requests that would be in time together with all others."""
+        restored: list[str] = []
+        for item in self._restorable.take_fitting(self.backlog, now_s):
+            job = self.ledger.jobs[item.request_id]
+            self.set_aside.discard(item.request_id)
+            job.relegated = False
+            self._enqueue(job, now_s)
+            restored.append(item.request_id)
+        return restored
+
+    def in_order(self) -> Iterator[Job]:
+        """Yield prefills, most urgent first, those set aside last."""
+        jobs = self.ledger.jobs
+        return (jobs[i] for i in chain(self.backlog, self.set_aside))
+
+    def _enqueue(self, job: Job, now_s: float) -> None:
+        key = hybrid_key(job, job.due_at, self.alpha_s)
+        rank = (int(job.request.importance), job.request.priority)
+        work_s = job.remaining * self._token_s
+        if job.relegated:
+            self.set_aside.put(job.request_id, (float(rank[0]), key[0]), work_s, job.due_at, rank)
+        else:
+            self.backlog.put(job.request_id, key, work_s, job.due_at, rank)
+
+    def _dequeue(self, job: Job) -> None:
+        self.backlog.discard(job.request_id)
+        self.set_aside.discard(job.request_id)
+        self._restorable.discard(job.request_id)
+
+    def _has_backlog(self) -> bool:
+        return bool(len(self.backlog) or len(self.set_aside))

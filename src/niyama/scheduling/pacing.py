@@ -1,0 +1,104 @@
+"""When each decoding request's next token is due (paper, sections on slack and dynamic chunking).
+
+Token n of a request is due at ``anchor + (n - 1) * pace``. All requests of one pace move forward
+together: a request in launch number l must emit by ``base + l * pace`` where `base` never changes
+while it gets one token per launch. So a heap of bases per pace gives the tightest request of that
+pace, and nothing is done per request and step. Joining, leaving and correcting cost O(log n).
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator
+
+GRID_PER_OCTAVE = 4
+"""Individual paces are rounded down to this grid, so that there are few heaps."""
+
+PACE_CAP_S = 1.0
+"""A slower pace never binds: no step is that long, so slack only grows."""
+
+
+def on_grid(pace_s: float) -> float:
+    """Return the largest grid pace at most `pace_s`, capped; pace_s > 0."""
+    if pace_s >= PACE_CAP_S:
+        return PACE_CAP_S
+    return float(2.0 ** (math.floor(math.log2(pace_s) * GRID_PER_OCTAVE) / GRID_PER_OCTAVE))
+
+
+class Pacer:
+    """Due times of the next token of every member."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, tuple[float, float]] = {}  # id -> (pace, base)
+        self._heaps: dict[float, list[tuple[float, str]]] = {}
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._members
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def join(self, request_id: str, pace_s: float, due_at: float, launch: int) -> None:
+        """Make the token of `launch` due at `due_at` and each further one `pace_s` later."""
+        self._put(request_id, pace_s, due_at - launch * pace_s)
+
+    def leave(self, request_id: str) -> None:
+        """Forget a member; unknown ids pass."""
+        self._members.pop(request_id, None)
+
+    def shift(self, request_id: str, num_tokens: int) -> None:
+        """Count tokens beyond (or, negative, short of) one per launch for a member."""
+        member = self._members.get(request_id)
+        if member is not None:
+            pace_s, base = member
+            self._put(request_id, pace_s, base + num_tokens * pace_s)
+
+    def due_at(self, request_id: str, launch: int) -> float:
+        """Return when the member's token of `launch` is due. Raises KeyError for a stranger."""
+        pace_s, base = self._members[request_id]
+        return base + launch * pace_s
+
+    def tightest(self, launch: int) -> float:
+        """Return the earliest due time over all tokens of `launch`; infinite if there are none."""
+        earliest = math.inf
+        for pace_s in list(self._heaps):
+            heap = self._clean(pace_s)
+            if heap and heap[0][0] + launch * pace_s < earliest:
+                earliest = heap[0][0] + launch * pace_s
+        return earliest
+
+    def take_late(self, launch: int, ended_at: float) -> list[tuple[str, float, float]]:
+        """Remove and return the members whose token of `launch` came out too late.
+
+        Returns:
+            (id, pace, due time) of each, the latest first within a pace. Costs O(log n) each.
+        """
+        late: list[tuple[str, float, float]] = []
+        for pace_s in list(self._heaps):
+            heap = self._clean(pace_s)
+            while heap and heap[0][0] + launch * pace_s < ended_at:
+                base, request_id = heapq.heappop(heap)
+                del self._members[request_id]
+                late.append((request_id, pace_s, base + launch * pace_s))
+                heap = self._clean(pace_s)
+        return late
+
+    def all_due(self, launch: int) -> Iterator[tuple[str, float]]:
+        """Yield every member and when its token of `launch` is due. O(members); for reports."""
+        for request_id, (pace_s, base) in self._members.items():
+            yield request_id, base + launch * pace_s
+
+    def _put(self, request_id: str, pace_s: float, base: float) -> None:
+        self._members[request_id] = (pace_s, base)
+        heapq.heappush(self._heaps.setdefault(pace_s, []), (base, request_id))
+
+    def _clean(self, pace_s: float) -> list[tuple[float, str]]:
+        """Drop entries of members that left or moved from the top of a heap."""
+        heap = self._heaps[pace_s]
+        while heap and self._members.get(heap[0][1]) != (pace_s, heap[0][0]):
+            heapq.heappop(heap)
+        if not heap:
+            del self._heaps[pace_s]
+            return []
+        return heap

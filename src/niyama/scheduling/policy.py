@@ -1,0 +1,242 @@
+"""The seam: what a policy is told, what it decides, and what it is told of the result.
+
+A host (the vLLM scheduler, the simulator) runs each engine step as
+
+    plan = policy.plan(now_s, limits)     # who runs, how many tokens each
+    policy.begin(launch)                  # what the host could realise of the plan
+    policy.observe(outcome)               # when the step's tokens came out
+
+With async scheduling a second step is planned and begun before the first is observed:
+`begin` therefore advances every count, and `plan` is called with the instant at which the
+step will start. Observations come in the order of the launches.
+
+Plans and launches are sparse: every decoding request gets one token unless it is named in
+`stalled`, so a step costs nothing per decoding request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from niyama.qos import Importance, Slo
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a policy may know of a request when it arrives; there is no output length here (L8).
+
+    Attributes:
+        arrived_at: Instant of arrival, seconds on the host's clock.
+        num_prompt_tokens: Prompt length, >= 1.
+        num_cached_tokens: Leading prompt tokens whose KV is cached already; not work.
+        max_tokens: The client's bound on the output, >= 1.
+        priority: vLLM's priority, smaller is more important; breaks ties of importance.
+        expected_output_tokens: The client's own guess of the output length, if it gave one.
+    """
+
+    request_id: str
+    arrived_at: float
+    slo: Slo
+    num_prompt_tokens: int
+    max_tokens: int
+    qos_class: str = "default"
+    tenant: str = ""
+    importance: Importance = Importance.NORMAL
+    priority: int = 0
+    num_cached_tokens: int = 0
+    expected_output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the engine can take in the next step.
+
+    Attributes:
+        token_budget: Most tokens of one step, decodes included.
+        free_seqs: How many more requests may start.
+        free_kv_tokens: Tokens of KV cache that can be allocated without preempting anyone.
+        tokens_per_decode: Tokens that one decoding request takes, > 1 with speculation.
+    """
+
+    token_budget: int
+    free_seqs: int
+    free_kv_tokens: int
+    tokens_per_decode: int = 1
+
+
+class BatchShape(NamedTuple):
+    """What a step's duration depends on.
+
+    Attributes:
+        num_prefill_tokens: Prompt tokens computed in the step.
+        num_decode_tokens: Tokens of decoding requests (one each without speculation).
+        decode_context: Sum over decodes of the tokens already in their KV.
+        prefill_context: Sum over prefill chunks of the tokens computed before the chunk.
+        attention_pairs: Sum over chunks of chunk * (context + chunk / 2): prefill attention work.
+    """
+
+    num_prefill_tokens: int
+    num_decode_tokens: int
+    decode_context: int = 0
+    prefill_context: int = 0
+    attention_pairs: float = 0.0
+
+    def with_chunk(self, num_tokens: int, context: int) -> BatchShape:
+        """Return the shape with one more prefill chunk that starts after `context` tokens."""
+        return BatchShape(
+            self.num_prefill_tokens + num_tokens,
+            self.num_decode_tokens,
+            self.decode_context,
+            self.prefill_context + context,
+            self.attention_pairs + num_tokens * (context + num_tokens / 2),
+        )
+
+
+class Chunk(NamedTuple):
+    """Prefill tokens for one request in one step."""
+
+    request_id: str
+    num_tokens: int
+
+
+class Prefill(NamedTuple):
+    """A prefill chunk that runs: what the request has in KV after it, and what is left to do."""
+
+    request_id: str
+    num_tokens: int
+    computed: int
+    remaining: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """The next step, decided.
+
+    Attributes:
+        budget: Most tokens that the step may hold, decodes included.
+        chunks: Prefill chunks, most urgent first; the sum with the decodes is within `budget`.
+        spares: Who may use tokens that the chunks leave over (a cache hit, say), in order.
+        held: Started prefills that are passed over; their KV stays.
+        stalled: Decoding requests that sit this step out.
+        relegated: Requests set aside by this decision.
+        restored: Requests taken back by this decision.
+        shape: What the step looks like if realised in full.
+        predicted_s: Predicted duration of that step.
+        slack_s: Time that the tightest decode leaves to this step; infinite when none binds.
+        is_late: The tightest decode is late whatever runs.
+    """
+
+    budget: int
+    chunks: list[Chunk]
+    shape: BatchShape
+    predicted_s: float
+    spares: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    stalled: list[str] = field(default_factory=list)
+    relegated: list[str] = field(default_factory=list)
+    restored: list[str] = field(default_factory=list)
+    slack_s: float = float("inf")
+    is_late: bool = False
+
+
+@dataclass(slots=True)
+class Launch:
+    """What the host realised of a plan; from here on those tokens count as computed.
+
+    Attributes:
+        at: Instant at which the step was handed to the engine.
+        prefills: The prefill chunks that really run, and how far each request has come by them.
+        stalled: Decoding requests that get no token in this step.
+        preempted: Requests whose KV the engine took; they are to be computed anew.
+        shape: What really runs.
+    """
+
+    at: float
+    prefills: Sequence[Prefill]
+    shape: BatchShape
+    stalled: Sequence[str] = ()
+    preempted: Sequence[str] = ()
+
+
+@dataclass(slots=True)
+class StepOutcome:
+    """How a launched step ended.
+
+    Attributes:
+        launch: The step, as it was begun.
+        started_at: Instant from which the engine worked on this step alone.
+        ended_at: Instant at which its tokens came out.
+        completed: Requests whose prefill ended in this step and that emitted a token by it.
+        extra_tokens: Decoding requests that emitted more or fewer than one token, and the
+            difference (speculation: +n; a discarded token: -1).
+        is_clean: Whether the duration tells the step's cost (no compilation, no idle gap).
+    """
+
+    launch: Launch
+    started_at: float
+    ended_at: float
+    completed: Sequence[str] = ()
+    extra_tokens: Mapping[str, int] = field(default_factory=dict[str, int])
+    is_clean: bool = True
+
+
+class LatencyModel(Protocol):
+    """Predicts how long a step takes."""
+
+    def predict_s(self, shape: BatchShape) -> float:
+        """Return the expected duration of a step of this shape, seconds, > 0, finite."""
+        ...
+
+    def margin_s(self, predicted_s: float) -> float:
+        """Return the time to add so that few steps take longer, seconds, >= 0."""
+        ...
+
+    def observe(self, shape: BatchShape, duration_s: float) -> None:
+        """Learn from a step that ran; fitted profiles ignore it."""
+        ...
+
+    def largest_chunk(self, shape: BatchShape, context: int, limit_s: float, max_tokens: int) -> int:
+        """Return the largest prefill chunk that keeps the step within `limit_s`, margin included.
+
+        Args:
+            shape: The step so far.
+            context: Tokens that the chunk's request has in KV already.
+            limit_s: Time for the whole step, seconds; may be infinite or negative.
+            max_tokens: Upper bound on the answer.
+
+        Returns:
+            Tokens in [0, max_tokens]; grows with `limit_s` (L7).
+        """
+        ...
+
+    def stats(self) -> Mapping[str, object]:
+        """Return coefficients and errors, for the state page."""
+        ...
+
+
+class Policy(Protocol):
+    """Decides every step. Deterministic; no clock, no I/O, no random numbers."""
+
+    name: str
+
+    def arrive(self, request: Request, now_s: float) -> None:
+        """Take in a request. Raises ValueError if the id is in already."""
+        ...
+
+    def depart(self, request_id: str, now_s: float, *, finished: bool = True) -> None:
+        """Forget a request that finished, or was aborted (`finished=False`); unknown ids pass."""
+        ...
+
+    def plan(self, now_s: float, limits: Limits) -> Plan:
+        """Decide the step that starts at `now_s`. Changes no count, so it may be called again."""
+        ...
+
+    def begin(self, launch: Launch) -> None:
+        """Take note of what was started."""
+        ...
+
+    def observe(self, outcome: StepOutcome) -> None:
+        """Take note of a step's end: feeds the latency model, the pacing and the estimates."""
+        ...

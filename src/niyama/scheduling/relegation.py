@@ -1,0 +1,77 @@
+"""Eager relegation: who waits so that all others are in time (paper, "Eager relegation").
+
+The backlog in order of service tells whether everybody would be in time if served one after the
+other. If not, somebody at or before the first who would be late is set aside: the least important
+there, and among equals the one with the most work, so that the fewest are late (Moore, 1968, one
+machine, minimum number of late jobs). A request that would be late even if served at once is set
+aside itself. It is never dropped: it gets what the others leave, and is taken back as soon
+as everybody would still be in time with it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from niyama.scheduling.backlog import Backlog, Item
+
+RESTORE_HEADROOM = 1.1
+"""A request is taken back only if this much of its work fits, or it would go to and fro."""
+
+RESTORE_TRIES = 4
+"""Requests examined per step; the others have their turn in the steps after."""
+
+
+def find_victim(backlog: Backlog, now_s: float) -> Item | None:
+    """Return who is to be set aside next, None if everybody is in time. O(log n)."""
+    late = backlog.first_late(now_s)
+    if late is None:
+        return None
+    if late.due_at - late.work_s < now_s:
+        return late
+    return backlog.victim_until(late)
+
+
+class Relegated:
+    """The requests that were set aside and may still come back, by importance."""
+
+    def __init__(self) -> None:
+        self._queues: dict[int, deque[Item]] = {}
+        self._items: dict[str, Item] = {}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def add(self, item: Item) -> None:
+        """Remember a request that was set aside."""
+        self._items[item.request_id] = item
+        self._queues.setdefault(item.victim[0], deque()).append(item)
+
+    def discard(self, request_id: str) -> None:
+        """Forget a request that departed or was served meanwhile; unknown ids pass."""
+        self._items.pop(request_id, None)
+
+    def take_fitting(self, backlog: Backlog, now_s: float) -> list[Item]:
+        """Return requests for which there is room again, the important first. O(log n).
+
+        The caller puts each into the backlog; so at most one is returned per call that fits
+        into the backlog as it is. Requests that cannot be in time any more are forgotten.
+        """
+        tries = RESTORE_TRIES
+        for importance in sorted(self._queues):
+            queue = self._queues[importance]
+            for _ in range(len(queue)):
+                if tries == 0:
+                    return []
+                item = queue.popleft()
+                if self._items.get(item.request_id) is not item:
+                    continue
+                tries -= 1
+                work_s = item.work_s * RESTORE_HEADROOM
+                if item.due_at - work_s < now_s:
+                    del self._items[item.request_id]
+                elif backlog.fits(item.request_id, item.key[:2], work_s, item.due_at, now_s):
+                    del self._items[item.request_id]
+                    return [item]
+                else:
+                    queue.append(item)
+        return []
