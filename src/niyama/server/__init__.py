@@ -1,0 +1,1 @@
+"""What runs in the API server: QoS mapping, the /niyama routes, metrics."""

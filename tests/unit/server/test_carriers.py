@@ -1,0 +1,376 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from niyama.asking import ALL_KEYS
+from niyama.qos import QosBook, Slo, paper_book
+from niyama.qosfile import parse_book
+from niyama.server.carriers import Carried, QosRequestError, read_carriers
+
+BOOK = parse_book(
+    """
+default: chat
+classes:
+  chat: {ttft: 2s, tbt: 50ms}
+  interactive: {ttft: 6s}
+  agent: {ttft: 5s, ttlt: 60s}
+  batch: {ttlt: 10min}
+service_tiers: {premium: agent}
+objectives: {gold: agent}
+client_slos: {min_ttft: 500ms, min_tbt: 20ms, min_ttlt: 5s}
+tenants: {acme: {classes: [chat, batch]}, nightly: {classes: [batch]}}
+"""
+)
+Headers = dict[str, str]
+Body = dict[str, object]
+
+
+def read(headers: Headers | list[tuple[str, str]], body: Body, book: QosBook = BOOK) -> Carried:
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return read_carriers([(name.lower().encode(), value.encode()) for name, value in pairs], body, book)
+
+
+def xargs(**values: object) -> Body:
+    return {"vllm_xargs": values}
+
+
+XARG = xargs(niyama_class="batch")
+HEADER = {"x-niyama-class": "interactive"}
+OBJECTIVE = {"x-llm-d-inference-objective": "gold"}
+TIER: Body = {"service_tier": "flex"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "name"),
+    [
+        ({}, {}, "chat"),
+        ({}, TIER, "batch"),
+        (OBJECTIVE, {}, "agent"),
+        (OBJECTIVE, TIER, "agent"),
+        (HEADER, TIER, "interactive"),
+        (HEADER | OBJECTIVE, TIER, "interactive"),
+        (HEADER | OBJECTIVE, TIER | XARG, "batch"),
+        (HEADER, XARG, "batch"),
+        ({"X-Niyama-Class": " agent "}, {}, "agent"),
+        ({"x-gateway-inference-objective": "gold"}, {}, "agent"),
+        ({"x-gateway-inference-objective": "gold", "x-llm-d-inference-objective": "tin"}, {}, "chat"),
+        ({"x-llm-d-inference-objective": "tin"}, TIER, "chat"),
+        ({"x-niyama-class": "nonsense"}, XARG, "batch"),
+        ({}, {"vllm_xargs": None, "service_tier": None}, "chat"),
+    ],
+)
+def test_class_comes_from_the_highest_carrier(headers: Headers, body: Body, name: str) -> None:
+    carried = read(headers, body)
+    assert carried.ask.qos_class.name == name
+    assert carried.xargs.get("niyama_class", "chat") == name
+
+
+@pytest.mark.parametrize(
+    ("tier", "name", "answer"),
+    [
+        ("priority", "interactive", "priority"),
+        ("fast", "interactive", "priority"),
+        ("flex", "batch", "flex"),
+        ("auto", "chat", "default"),
+        ("default", "chat", "default"),
+        ("scale", "chat", "default"),
+        ("standard_only", "chat", "default"),
+        ("premium", "agent", "premium"),
+    ],
+)
+def test_service_tier_means_a_class_and_comes_back(tier: str, name: str, answer: str) -> None:
+    carried = read({}, {"service_tier": tier})
+    assert (carried.ask.qos_class.name, carried.tier) == (name, answer)
+
+
+@pytest.mark.parametrize(
+    ("tier", "headers", "answer"),
+    [
+        ("flex", {"x-niyama-class": "interactive"}, "priority"),
+        ("priority", {"x-niyama-class": "batch"}, "flex"),
+        ("priority", {"x-niyama-class": "chat"}, "default"),
+        ("priority", {"x-niyama-class": "agent"}, "default"),
+        ("auto", {"x-niyama-class": "batch"}, "flex"),
+        ("auto", {"x-llm-d-inference-fairness-id": "nightly"}, "flex"),
+    ],
+)
+def test_service_tier_that_was_overridden_comes_back_as_what_served(
+    tier: str, headers: Headers, answer: str
+) -> None:
+    assert read(headers, {"service_tier": tier}).tier == answer
+
+
+def test_operator_map_of_service_tiers_wins_over_the_usual_meaning() -> None:
+    book = parse_book(
+        "default: a\nclasses: {a: {ttft: 1s}, interactive: {ttft: 1s}, b: {ttlt: 1s}}\n"
+        "service_tiers: {priority: b, auto: b}\n"
+    )
+    for tier, name, answer in (("priority", "b", "priority"), ("fast", "b", "priority")):
+        carried = read({}, {"service_tier": tier}, book)
+        assert (carried.ask.qos_class.name, carried.tier) == (name, answer)
+    assert read({}, {"service_tier": "auto"}, book).ask.qos_class.name == "b"
+    assert read({}, {"service_tier": "default"}, book).ask.qos_class.name == "a"
+
+
+def test_service_tier_without_its_class_means_the_default_and_says_so() -> None:
+    book = parse_book("default: a\nclasses: {a: {ttft: 1s}}\n")
+    for tier in ("priority", "fast", "flex"):
+        carried = read({}, {"service_tier": tier}, book)
+        assert (carried.ask.qos_class.name, carried.tier, dict(carried.xargs)) == ("a", "default", {})
+
+
+def test_service_tier_auto_with_the_paper_book_is_default_not_priority() -> None:
+    assert read({}, {"service_tier": "auto"}, paper_book()).tier == "default"
+    assert read({}, {"service_tier": "priority"}, paper_book()).tier == "priority"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "slo"),
+    [
+        ({"x-llm-d-slo-ttft-ms": "1000"}, {}, Slo(1.0, 0.05)),
+        ({"x-slo-ttft-ms": "1000"}, {}, Slo(1.0, 0.05)),
+        ({"x-slo-ttft-ms": "1000", "x-llm-d-slo-ttft-ms": "3000"}, {}, Slo(3.0, 0.05)),
+        ({"x-llm-d-slo-tpot-ms": "100"}, {}, Slo(2.0, 0.1)),
+        ({"x-slo-tpot-ms": "100.5"}, {}, Slo(2.0, 0.1005)),
+        ({"x-niyama-ttlt-ms": "90000"}, {}, Slo(2.0, 0.05, 90.0)),
+        ({"x-niyama-ttlt-ms": "90000"}, xargs(niyama_ttlt_ms=80000), Slo(2.0, 0.05, 80.0)),
+        ({"x-niyama-ttlt-ms": "90000"}, xargs(niyama_ttft_ms=3000), Slo(3.0, 0.05, 90.0)),
+        ({"x-niyama-ttlt-ms": "90000"}, TIER, Slo(None, None, 90.0)),
+        ({"x-llm-d-slo-ttft-ms": "1"}, {}, Slo(0.5, 0.05)),
+    ],
+)
+def test_slo_parts_come_from_their_highest_carrier(headers: Headers, body: Body, slo: Slo) -> None:
+    assert read(headers, body).ask.slo == slo
+
+
+def test_xargs_hold_what_the_client_set_clamped_and_its_other_keys() -> None:
+    headers = {
+        "x-niyama-class": "agent",
+        "x-llm-d-slo-ttft-ms": "1",
+        "x-llm-d-inference-fairness-id": "globex",
+    }
+    body = xargs(niyama_output_tokens=40, niyama_ttlt_ms=7000, other=[1, "a"])
+    carried = read(headers, body)
+    assert carried.xargs == {
+        "niyama_class": "agent",
+        "niyama_ttft_ms": 500.0,
+        "niyama_ttlt_ms": 7000,
+        "niyama_tenant": "globex",
+        "niyama_output_tokens": 40,
+        "other": [1, "a"],
+    }
+    assert carried.ask.expected_output_tokens == 40
+    assert body["vllm_xargs"] == {"niyama_output_tokens": 40, "niyama_ttlt_ms": 7000, "other": [1, "a"]}
+
+
+def test_request_that_asks_for_nothing_gets_no_xargs() -> None:
+    carried = read({"content-type": "application/json", "x-request-id": "1"}, {"messages": []})
+    assert (dict(carried.xargs), carried.tier) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "tenant"),
+    [
+        ({"x-llm-d-inference-fairness-id": "a"}, {}, "a"),
+        ({"x-gateway-inference-fairness-id": "a"}, {}, "a"),
+        ({"x-gateway-inference-fairness-id": "a", "x-llm-d-inference-fairness-id": "b"}, {}, "b"),
+        ({"x-llm-d-inference-fairness-id": "a"}, xargs(niyama_tenant="c"), "c"),
+    ],
+)
+def test_tenant_comes_from_its_highest_carrier(headers: Headers, body: Body, tenant: str) -> None:
+    assert read(headers, body).ask.tenant == tenant
+
+
+LONG = "9" * 257
+SLO_HEADERS = [
+    "x-llm-d-slo-ttft-ms",
+    "x-slo-ttft-ms",
+    "x-llm-d-slo-tpot-ms",
+    "x-slo-tpot-ms",
+    "x-niyama-ttlt-ms",
+]
+BAD_NUMBERS = [
+    "",
+    "abc",
+    "0",
+    "-1",
+    "nan",
+    "inf",
+    "-inf",
+    "1e5",
+    "1_000",
+    "0x10",
+    "5s",
+    "1,5",
+    "99999999999",
+    "٣",
+]
+BAD_VALUES = [0, -1, math.nan, math.inf, 1e12, 10**400, True, "250", [250], {"ms": 1}]
+UNKNOWN = "Unknown QoS class 'gold'. Known classes: chat, interactive, agent, batch."
+BAD: list[tuple[Headers, Body, str, str, str]] = [
+    ({"x-niyama-class": "gold"}, {}, "x-niyama-class", "invalid_qos_class", UNKNOWN),
+    ({}, xargs(niyama_class="gold"), "vllm_xargs.niyama_class", "invalid_qos_class", UNKNOWN),
+    ({}, xargs(niyama_class=3), "vllm_xargs.niyama_class", "invalid_qos_class", "Unknown QoS class 3. Known"),
+    ({"x-niyama-class": ""}, {}, "x-niyama-class", "invalid_qos_class", "Unknown QoS class ''. Known"),
+    (
+        {"x-niyama-class": "c" * 257},
+        {},
+        "x-niyama-class",
+        "invalid_qos_class",
+        "257 characters long; allowed: at most 256",
+    ),
+    (
+        {"x-llm-d-inference-objective": LONG},
+        {},
+        "x-llm-d-inference-objective",
+        "invalid_qos_class",
+        "at most 256",
+    ),
+    (
+        {"x-llm-d-inference-fairness-id": LONG},
+        {},
+        "x-llm-d-inference-fairness-id",
+        "invalid_tenant",
+        "at most 256",
+    ),
+    (
+        {"x-llm-d-inference-fairness-id": "a b"},
+        {},
+        "x-llm-d-inference-fairness-id",
+        "invalid_tenant",
+        "is not a tenant",
+    ),
+    (
+        {},
+        {"service_tier": "gold"},
+        "service_tier",
+        "invalid_service_tier",
+        "Unknown service tier 'gold'. Known tiers: priority, flex, fast, auto",
+    ),
+    ({}, {"service_tier": 3}, "service_tier", "invalid_service_tier", "Unknown service tier 3"),
+    ({}, {"service_tier": ["flex"]}, "service_tier", "invalid_service_tier", "Unknown service tier a list"),
+    (HEADER, {"service_tier": "gold"}, "service_tier", "invalid_service_tier", "Unknown service tier"),
+    ({}, {"vllm_xargs": "x"}, "vllm_xargs", "invalid_qos_class", "'x' is not an object; allowed: an object"),
+    ({}, {"vllm_xargs": [1]}, "vllm_xargs", "invalid_qos_class", "a list is not an object"),
+    (
+        {},
+        xargs(niyama_ttft=3),
+        "vllm_xargs.niyama_ttft",
+        "invalid_qos_class",
+        "Unknown key 'niyama_ttft'; allowed: niyama_class",
+    ),
+    (
+        {},
+        xargs(niyama_output_tokens=0),
+        "vllm_xargs.niyama_output_tokens",
+        "invalid_output_tokens",
+        "allowed: a whole number from 1",
+    ),
+    ({}, xargs(niyama_tenant=""), "vllm_xargs.niyama_tenant", "invalid_tenant", "is not a tenant"),
+    *(({header: LONG}, {}, header, "invalid_slo", "at most 256") for header in SLO_HEADERS),
+    *(
+        ({header: text}, {}, header, "invalid_slo", "is not an SLO; allowed: a number of milliseconds > 0")
+        for header in SLO_HEADERS
+        for text in BAD_NUMBERS
+    ),
+    *(
+        ({}, xargs(**{key: value}), f"vllm_xargs.{key}", "invalid_slo", "is not an SLO; allowed:")
+        for key in ("niyama_ttft_ms", "niyama_tbt_ms", "niyama_ttlt_ms")
+        for value in BAD_VALUES
+    ),
+]
+
+
+@pytest.mark.parametrize(("headers", "body", "param", "code", "message"), BAD)
+def test_bad_value_is_refused_naming_its_carrier(
+    headers: Headers, body: Body, param: str, code: str, message: str
+) -> None:
+    with pytest.raises(QosRequestError) as caught:
+        read(headers, body)
+    error = caught.value.to_body()["error"]
+    assert isinstance(error, dict)
+    assert caught.value.status == 400
+    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
+    assert message in error["message"]
+    assert len(error["message"]) < 300
+
+
+@pytest.mark.parametrize("name", ["x-niyama-class", "x-llm-d-slo-ttft-ms", "x-llm-d-inference-objective"])
+def test_header_given_twice_must_agree_with_itself(name: str) -> None:
+    with pytest.raises(
+        QosRequestError, match=f"Header {name} is given 2 times with different values"
+    ) as caught:
+        read([(name, "1000"), (name.title(), "2000")], {})
+    assert (caught.value.param, caught.value.status) == (name, 400)
+    same = [("x-niyama-class", "batch"), ("X-Niyama-Class", "batch")]
+    assert read(same, {}).ask.qos_class.name == "batch"
+
+
+def test_class_that_is_closed_to_the_tenant_is_forbidden() -> None:
+    cases: list[tuple[Headers, Body, str]] = [
+        ({"x-llm-d-inference-fairness-id": "acme", "x-niyama-class": "agent"}, {}, "x-niyama-class"),
+        ({}, xargs(niyama_tenant="acme", niyama_class="agent"), "vllm_xargs.niyama_class"),
+        ({"x-llm-d-inference-fairness-id": "acme"}, {"service_tier": "priority"}, "service_tier"),
+    ]
+    for headers, body, param in cases:
+        with pytest.raises(QosRequestError, match=r"may not use QoS class .* allowed: chat, batch") as caught:
+            read(headers, body)
+        assert (caught.value.status, caught.value.param, caught.value.code) == (
+            403,
+            param,
+            "class_not_allowed",
+        )
+        assert '"permission_error"' in json.dumps(caught.value.to_body())
+
+
+def test_tenant_that_names_no_class_gets_one_that_is_open_to_it() -> None:
+    assert read({"x-llm-d-inference-fairness-id": "nightly"}, {}).ask.qos_class.name == "batch"
+
+
+def test_slo_where_the_operator_takes_none_is_refused() -> None:
+    book = parse_book("default: a\nclasses: {a: {ttft: 1s}}\nclient_slos: {allow: false}\n")
+    with pytest.raises(QosRequestError, match="takes no SLOs from clients; allowed: a QoS class, one of a"):
+        read({"x-niyama-ttlt-ms": "5000"}, {}, book)
+
+
+NAMES = [
+    "x-niyama-class",
+    "x-llm-d-inference-objective",
+    "x-llm-d-inference-fairness-id",
+    *SLO_HEADERS,
+    "x-other",
+]
+HEADER_VALUES = st.one_of(
+    st.binary(max_size=300), st.sampled_from([b"chat", b"gold", b"acme", b"100", b"-1"])
+)
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.sampled_from(["batch", "acme"])
+)
+VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=3), st.dictionaries(st.text(), SCALARS, max_size=3))
+BODIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "service_tier": st.one_of(VALUES, st.sampled_from(["flex", "auto", "premium"])),
+        "vllm_xargs": st.one_of(
+            VALUES, st.dictionaries(st.one_of(st.sampled_from(ALL_KEYS), st.text()), VALUES)
+        ),
+    },
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from([name.encode() for name in NAMES]), HEADER_VALUES)), BODIES)
+def test_any_request_is_carried_or_refused(headers: list[tuple[bytes, bytes]], body: Body) -> None:
+    try:
+        carried = read_carriers(headers, body, BOOK)
+    except QosRequestError as error:
+        text, known = json.dumps(error.to_body()), error.status in (400, 403)
+    else:
+        again = read_carriers([], {"vllm_xargs": dict(carried.xargs)}, BOOK)
+        text, known = json.dumps(carried.tier), again.ask == carried.ask
+    assert known
+    assert len(text) < 1000
