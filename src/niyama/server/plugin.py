@@ -176,7 +176,18 @@ class NiyamaEndpoints:
             return
         self._link = EngineLink(engine_client)
         if self._link.is_first_client:
+            await self._measure(engine_client)
             self._feeding = asyncio.create_task(MetricsFeeder(self._link).run(), name="niyama-metrics")
+
+    async def _measure(self, engine_client: Any) -> None:
+        """Let our own scheduler see a few steps before the server takes traffic."""
+        from niyama.engines.vllm.selfmeasure import measure
+
+        try:
+            await EngineLink(engine_client).ask("state")
+        except Exception:
+            return  # not ours, or not reachable: the feeder says so
+        await measure(engine_client)
 
     async def get_state(self, request: Request) -> Response:
         """Answer what every scheduler is doing: `niyama.telemetry.State` per engine."""

@@ -132,6 +132,11 @@ class Books:
         """Return what happened since the last drain."""
         return self._telemetry.drain()
 
+    def close(self) -> None:
+        """End the step log."""
+        if self._log is not None:
+            self._log.close()
+
     def state(self, scheduler: Any, policy: BasePolicy, plan: Plan | None) -> State:
         """Return the state page. O(classes + running)."""
         num_running, num_waiting = scheduler.get_request_counts()

@@ -44,6 +44,11 @@ class QosScheduling:
         self.niyama.after_step(scheduler_output, model_runner_output)
         return outputs
 
+    def shutdown(self, *args: Any, **kwargs: Any) -> Any:
+        """End what we keep open, then vLLM's own."""
+        self.niyama.books.close()
+        return super().shutdown(*args, **kwargs)  # type: ignore[misc]
+
     def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         self.niyama.preempted(request)
         return super()._preempt_request(request, *args, **kwargs)  # type: ignore[misc]

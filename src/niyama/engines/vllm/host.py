@@ -60,6 +60,7 @@ class Host:
         self._preempted: list[str] = []
         self._in_flight: deque[InFlight] = deque()
         self._plan: Plan | None = None
+        self._greedy: str | None = None
         self._plan_starts_at = 0.0
         self._ended_at = float("-inf")
         self._had_work = False
@@ -95,7 +96,7 @@ class Host:
         if not self._is_failed:
             try:
                 self._plan = self.policy.plan(self._plan_starts_at, self._limits())
-                self._levers.apply(self._plan, self._prefilling, self._views)
+                self._greedy = self._levers.apply(self._plan, self._prefilling, self._views)
             except Exception:
                 self._plan = None
                 self._fail("plan")
@@ -171,7 +172,7 @@ class Host:
         self._in_flight.append(InFlight(id(output), launch, self._plan, self._plan_starts_at, self.policy))
         self.books.begin(launch)
         if self._plan is not None:
-            self.books.planned(self._plan, differences(self._plan, launch), self._views)
+            self.books.planned(self._plan, differences(self._plan, launch, self._greedy), self._views)
         if not self._is_failed:
             self.policy.begin(launch)
 

@@ -53,16 +53,21 @@ def read_launch(
     )
 
 
-def differences(plan: Plan, launch: Launch) -> dict[str, int]:
+def differences(plan: Plan, launch: Launch, greedy: str | None) -> dict[str, int]:
     """Return in how many requests, or steps, vLLM realised something else than planned, by cause.
 
-    `cache_hit`: needed fewer tokens than planned; `not_started`: planned, but not run (no KV, a
-    grammar still compiling, a full LoRA slot); `filled_in`: ran on tokens that others left;
-    `preempted`: lost its KV; `stalled`: a decode that got no token.
+    `running_first`: held because vLLM would have served it before a more urgent waiting request
+    (`greedy`, see `steering`); `cache_hit`: needed fewer tokens than planned; `not_started`:
+    planned, but not run (no KV, a grammar still compiling, a full LoRA slot); `filled_in`: ran on
+    tokens that others left; `preempted`: lost its KV; `stalled`: a decode that got no token.
     """
-    planned = dict(plan.chunks)
+    as_planned = [(p.request_id, p.num_tokens) for p in launch.prefills] == plan.chunks
+    if as_planned and not launch.preempted and not launch.stalled:
+        return {}
+    planned = {i: n for i, n in plan.chunks if i != greedy}
     ran = {p.request_id: p for p in launch.prefills}
     causes = {
+        "running_first": int(greedy is not None),
         "cache_hit": sum(1 for i, n in planned.items() if i in ran and ran[i].num_tokens < n),
         "not_started": sum(1 for i in planned if i not in ran),
         "filled_in": sum(1 for i, p in ran.items() if p.num_tokens > planned.get(i, 0)),

@@ -35,25 +35,49 @@ class Levers:
         """The token budget of vLLM itself."""
         return self._full_budget
 
-    def apply(self, plan: Plan, prefilling: dict[str, Any], views: dict[str, Request]) -> None:
+    def apply(self, plan: Plan, prefilling: dict[str, Any], views: dict[str, Request]) -> str | None:
         """Set the levers for the next `schedule()`.
+
+        vLLM serves what is running before what waits. So a started prefill that is to get only
+        the rest behind a request that waits would take it all; it is held for this step.
 
         Args:
             plan: What should run.
             prefilling: vLLM's requests whose prefill has begun, by id.
             views: The policy's view of every request, by id; for the order under KV pressure.
+
+        Returns:
+            The id of the prefill that is held for that reason, if any.
         """
         scheduler = self._scheduler
-        scheduler.max_num_scheduled_tokens = min(plan.budget, self._full_budget) or self._full_budget
-        for request_id in plan.held:
+        order = [chunk.request_id for chunk in plan.chunks]
+        budget, held = plan.budget, plan.held
+        greedy = self._would_take_all(plan, prefilling)
+        if greedy is not None:
+            budget -= plan.chunks[-1].num_tokens
+            held = [*held, order.pop()]
+        scheduler.max_num_scheduled_tokens = min(budget, self._full_budget) or self._full_budget
+        for request_id in held:
             request = prefilling.get(request_id)
             if request is not None:
                 request.next_decode_eligible_step = scheduler.current_step + 2
-        order = [chunk.request_id for chunk in plan.chunks]
-        self._order_running(order, plan.held, prefilling, views)
+        self._order_running(order, held, prefilling, views)
         order += plan.spares
         for queue in self.queues:
             queue.set_plan(order)
+        return greedy
+
+    @staticmethod
+    def _would_take_all(plan: Plan, prefilling: dict[str, Any]) -> str | None:
+        """Return the last chunk's request if it runs, gets a part, and a waiting one goes before."""
+        if len(plan.chunks) < 2:
+            return None
+        last = plan.chunks[-1]
+        request = prefilling.get(last.request_id)
+        if request is None or all(chunk.request_id in prefilling for chunk in plan.chunks):
+            return None
+        left = int(request.num_tokens) - int(request.num_computed_tokens)
+        return last.request_id if last.num_tokens < left else None
 
     def release(self) -> None:
         """Let vLLM schedule in its own order with its own budget."""

@@ -55,6 +55,10 @@ class StepLog:
             self._file.close()
             self.write = _ignore  # type: ignore[method-assign]
 
+    def close(self) -> None:
+        """End the log."""
+        self._file.close()
+
 
 def _ignore(outcome: StepOutcome, plan: Plan | None, predicted_s: float, margin_s: float) -> None:
     """Stand in for a log that ended."""

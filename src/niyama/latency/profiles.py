@@ -1,0 +1,126 @@
+"""Fixed step-time models, by name: no learning, for the simulator and for reproducing the paper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from niyama.latency.search import ChunkSearch
+from niyama.scheduling.policy import BatchShape
+
+# Times this small are no prediction of any engine; keeps "> 0" true for odd coefficients.
+MIN_STEP_S = 1e-6
+
+
+class LinearCost(NamedTuple):
+    """Seconds per step, per token of each kind, and per token of context."""
+
+    fixed: float
+    per_token: float
+    per_prefill_token: float
+    per_decode_token: float
+    per_decode_context: float
+    per_prefill_context: float
+
+
+@dataclass(frozen=True, slots=True)
+class LinearProfile(ChunkSearch):
+    """Two linear models of one step, for small and for large batches.
+
+    Attributes:
+        name: Device, model and parallelism, such as ``a100-80gb/llama-3-8b/tp1``.
+        small: Costs up to `boundary_tokens` tokens in the step, decodes included.
+        large: Costs beyond.
+        boundary_tokens: Last size that counts as small.
+        margin: Share of the prediction to add for safety, >= 0; the artifact has 0.2.
+    """
+
+    name: str
+    small: LinearCost
+    large: LinearCost
+    boundary_tokens: int
+    margin: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a margin that is negative or not finite."""
+        if not 0 <= self.margin < math.inf:
+            raise ValueError(f"margin: {self.margin!r} is not allowed; give a finite number >= 0")
+
+    def predict_s(self, shape: BatchShape) -> float:
+        """Return the model's duration, seconds, > 0; the two models never let a longer chunk cost less.
+
+        The fits disagree by a few per cent where they meet, so the large model starts no lower
+        than the small one ends for the same decodes and contexts.
+        """
+        num_tokens = shape.num_prefill_tokens + shape.num_decode_tokens
+        if num_tokens <= self.boundary_tokens:
+            return max(MIN_STEP_S, _evaluate(self.small, shape, shape.num_prefill_tokens))
+        predicted_s = _evaluate(self.large, shape, shape.num_prefill_tokens)
+        at_boundary = self.boundary_tokens - shape.num_decode_tokens
+        if at_boundary >= 0:
+            predicted_s = max(predicted_s, _evaluate(self.small, shape, at_boundary))
+        return max(MIN_STEP_S, predicted_s)
+
+    def margin_s(self, predicted_s: float) -> float:
+        """Return the fixed share of the prediction."""
+        return self.margin * predicted_s
+
+    def observe(self, shape: BatchShape, duration_s: float) -> None:
+        """Ignore the step: a profile is fixed."""
+
+    def stats(self) -> dict[str, object]:
+        """Return what the model is, for state pages and logs."""
+        return {"model": "profile", "name": self.name, "margin": self.margin}
+
+
+def _evaluate(cost: LinearCost, shape: BatchShape, num_prefill_tokens: int) -> float:
+    return (
+        cost.fixed
+        + cost.per_token * (num_prefill_tokens + shape.num_decode_tokens)
+        + cost.per_prefill_token * num_prefill_tokens
+        + cost.per_decode_token * shape.num_decode_tokens
+        + cost.per_decode_context * shape.decode_context
+        + cost.per_prefill_context * shape.prefill_context
+    )
+
+
+_FACTORIES: dict[str, Callable[[float], ChunkSearch]] = {}
+
+
+def register_profile(name: str, make: Callable[[float], ChunkSearch]) -> None:
+    """Add a profile: `make` takes the margin as a share. Raises ValueError if the name is taken."""
+    if name in _FACTORIES:
+        raise ValueError(f"profile: {name!r} is registered already")
+    _FACTORIES[name] = make
+
+
+def profile_names() -> list[str]:
+    """Return the known names, sorted."""
+    return sorted(_FACTORIES)
+
+
+def get_profile(name: str, *, margin: float = 0.2) -> ChunkSearch:
+    """Return the profile of that name with a safety margin, a share of the prediction >= 0.
+
+    Raises:
+        ValueError: The name is unknown (the message lists the known ones) or the margin is bad.
+    """
+    if name not in _FACTORIES:
+        raise ValueError(f"profile: {name!r} is unknown; known: {', '.join(profile_names())}")
+    return _FACTORIES[name](margin)
+
+
+def _a100_llama_3_8b(margin: float) -> LinearProfile:
+    """Build the artifact's model of Llama-3-8B on one A100 (docs: the paper's artifact)."""
+    return LinearProfile(
+        name="a100-80gb/llama-3-8b/tp1",
+        small=LinearCost(0.014936, 5.882475e-5, 2.247956e-5, 3.634519e-5, 1.111258e-7, 7.554773e-7),
+        large=LinearCost(0.005004, 2.719050e-5, 6.863043e-5, -4.143993e-5, 1.663409e-7, 2.727223e-6),
+        boundary_tokens=512,
+        margin=margin,
+    )
+
+
+register_profile("a100-80gb/llama-3-8b/tp1", _a100_llama_3_8b)

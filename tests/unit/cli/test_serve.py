@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+import shlex
+import socket
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+from niyama.cli import main, serve
+from niyama.settings import Settings
+
+QOS = "default: chat\nclasses:\n  chat: {ttft: 2s, tbt: 40ms}\n  nightly: {ttlt: 8h, importance: low}\n"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("VLLM_PLUGINS", "VLLM_USE_RUST_FRONTEND", "VLLM_CPU_KVCACHE_SPACE", "VLLM_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NIYAMA_CACHE", str(tmp_path / "cache"))
+
+
+def printed(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the environment and the words for vLLM that `niyama serve` would use."""
+    assert main(["serve", *argv, "--print-command"]) == 0
+    words = shlex.split(capsys.readouterr().out)
+    start = words.index("python")
+    assert words[start : start + 3] == ["python", "-m", "vllm.entrypoints.openai.api_server"]
+    return dict(word.split("=", 1) for word in words[:start]), words[start + 3 :]
+
+
+def after(words: list[str], option: str) -> str:
+    assert words.count(option) == 1, words
+    return words[words.index(option) + 1]
+
+
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the one line with which `niyama serve` refuses."""
+    assert main(["serve", *argv]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("niyama: error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_serve_without_model_serves_the_demo_offline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env, words = printed([], capsys)
+    assert after(words, "--model") == str(tmp_path / "cache" / "demo-model-v1")
+    assert after(words, "--served-model-name") == "demo"
+    assert after(words, "--dtype") == "float32"
+    assert (after(words, "--host"), after(words, "--port")) == ("127.0.0.1", "8000")
+    assert env["HF_HUB_OFFLINE"] == "1"
+    assert env["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    assert not (tmp_path / "cache").exists(), "printing a command makes nothing"
+
+
+def test_serve_demo_keeps_what_the_user_chose(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
+    env, words = printed(["--max_num_seqs=8", "--dtype", "bfloat16"], capsys)
+    assert "--max_num_seqs=8" in words
+    assert "--max-num-seqs" not in words
+    assert after(words, "--dtype") == "bfloat16"
+    assert env["VLLM_CPU_KVCACHE_SPACE"] == "7"
+
+
+def test_serve_model_passes_unknown_options_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = ["--max-model-len", "4096", "-tp", "2", "--lora-modules", "a=b", "c=d", "--middleware", "x.Y"]
+    env, words = printed(["org/m", "--port", "9001", *theirs], capsys)
+    assert words[:7] == ["org/m", "--model", "org/m", "--host", "127.0.0.1", "--port", "9001"]
+    assert words[7 : 7 + len(theirs)] == theirs
+    assert "HF_HUB_OFFLINE" not in env
+    assert "--dtype" not in words
+
+
+@pytest.mark.parametrize(
+    "argv", [["org/m"], ["--model", "org/m"], ["--model=org/m"], ["--qos", "Q", "org/m"]]
+)
+def test_serve_finds_the_model_wherever_it_is_named(
+    argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    qos = tmp_path / "qos.yaml"
+    qos.write_text(QOS)
+    _, words = printed([str(qos) if word == "Q" else word for word in argv], capsys)
+    assert words[0] == after(words, "--model") == "org/m"
+
+
+def test_serve_installs_scheduler_middleware_and_plugin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env, words = printed(["org/m"], capsys)
+    assert after(words, "--scheduler-cls") == "niyama.engines.vllm.scheduler"
+    assert after(words, "--middleware") == "niyama.server.middleware.QosMiddleware"
+    assert "niyama" in env["VLLM_PLUGINS"].split(",")
+    monkeypatch.setenv("VLLM_PLUGINS", "theirs")
+    env, _ = printed(["org/m"], capsys)
+    assert env["VLLM_PLUGINS"] == "niyama,theirs"
+
+
+def test_serve_tells_scheduler_and_middleware_the_same_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    qos, log = tmp_path / "qos.yaml", tmp_path / "steps.jsonl"
+    qos.write_text(QOS)
+    ours = ["--qos", str(qos), "--pacing", "paper", "--step-log", str(log), "--allow-untested-vllm"]
+    env, words = printed(["org/m", *ours, "--additional-config", '{"mine": 1}'], capsys)
+    additional = json.loads(after(words, "--additional-config"))
+    assert additional.keys() == {"mine", "niyama"}
+    assert json.loads(env["NIYAMA_SETTINGS"]) == additional["niyama"]
+    settings = Settings.from_mapping(additional["niyama"])
+    assert list(settings.book.classes) == ["chat", "nightly"]
+    assert (settings.pacing, settings.step_log) == ("paper", str(log))
+    assert settings.allow_untested_vllm
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--scheduler-cls", "a.B"], "--scheduler-cls"),
+        (["--scheduler_cls=a.B"], "--scheduler-cls"),
+        (["--policy", "guess"], "'guess' is unknown; allowed: "),
+        (["--chunk", "0"], "--chunk: 0"),
+        (["--qos", "missing.yaml"], "missing.yaml"),
+        (["--step-log", "no/such/folder/log"], "there is no folder"),
+        (["./missing"], "./missing does not exist"),
+        (["a/b/c"], "a/b/c does not exist"),
+        (["org/m", "--model", "org/n"], "--model"),
+        (["--additional-config", "[]"], "--additional-config"),
+    ],
+)
+def test_serve_bad_input_is_one_line(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said in refused([*argv, "--print-command"], capsys)
+
+
+def test_serve_folder_without_a_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "has no config.json" in refused([str(tmp_path)], capsys)
+    (tmp_path / "config.json").write_text("{}")
+    assert after(printed([str(tmp_path)], capsys)[1], "--model") == str(tmp_path)
+
+
+def test_serve_bad_qos_file_names_line_and_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    qos = tmp_path / "qos.yaml"
+    qos.write_text(QOS.replace("40ms", "fast"))
+    line = refused(["--qos", str(qos)], capsys)
+    assert "qos.yaml:3" in line
+    assert "tbt" in line
+    assert "fast" in line
+
+
+def test_serve_rust_front_end_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    assert "VLLM_USE_RUST_FRONTEND" in refused(["org/m"], capsys)
+
+
+def test_serve_class_blind_admission_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "org/m", "--max-num-queued-reqs", "9", "--print-command"]) == 0
+    captured = capsys.readouterr()
+    assert "--max-num-queued-reqs 9" in captured.out
+    assert captured.err.startswith("niyama: warning: --max-num-queued-reqs ")
+
+
+def test_serve_without_vllm_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(distribution: str) -> str:
+        raise PackageNotFoundError(distribution)
+
+    monkeypatch.setattr(serve, "version", missing)
+    line = refused(["org/m"], capsys)
+    assert "niyama[cuda]" in line
+    assert "niyama[cpu]" in line
+
+
+@pytest.mark.parametrize("unsupported", ["0.27.1", "0.34.0", "1.0.0", "dev"])
+def test_serve_on_an_untested_vllm_is_refused(
+    unsupported: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serve, "version", lambda _: unsupported)
+    assert f"vLLM {unsupported} is not supported; allowed: 0.28 to 0.33" in refused(["org/m"], capsys)
+
+
+def test_serve_on_a_port_in_use_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serve, "version", lambda _: "0.32.0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"cannot listen on 127.0.0.1:{port}" in refused(["org/m", "--port", str(port)], capsys)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1"])
+def test_serve_on_an_impossible_port_is_refused(
+    port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serve, "version", lambda _: "0.32.0")
+    assert f"--port: {port}" in refused(["org/m", "--port", port], capsys)
