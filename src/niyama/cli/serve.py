@@ -130,6 +130,7 @@ def plan_launch(args: argparse.Namespace) -> Launch:
         options.remove("--model")
     settings = _settings(args)
     is_demo = model is None
+    # Not in --additional-config: vLLM compiles the model anew when that changes.
     env: dict[str, str] = {SETTINGS_VARIABLE: json.dumps(settings.to_mapping(), separators=(",", ":"))}
     if model is None:
         model = str(demo_model.default_path())
@@ -137,7 +138,7 @@ def plan_launch(args: argparse.Namespace) -> Launch:
     else:
         checks.check_model(model)
     name = options.get("--served-model-name") or model
-    options.merge_additional_config(settings.to_mapping())
+    options.refuse_second_settings()
     options.words += ["--scheduler-cls", SCHEDULER, "--middleware", MIDDLEWARE]
     env["VLLM_PLUGINS"] = _plugins()
     # Given both ways, so that vLLM's parser refuses a second model further behind.

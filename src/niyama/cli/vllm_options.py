@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import Any
 
 import yaml
 
 from niyama.cli import UsageError
-from niyama.wording import shown
 
 _ADDITIONAL = "--additional-config"
 
@@ -59,27 +58,23 @@ class VllmOptions:
             skip = not skip and _name(word) == option and "=" not in word
         self.words = kept
 
-    def merge_additional_config(self, ours: Mapping[str, object]) -> None:
-        """Put our object under the key `niyama` of vLLM's `--additional-config`.
+    def refuse_second_settings(self) -> None:
+        """Refuse settings of ours in vLLM's `--additional-config`; our own options say them.
 
         Raises:
-            UsageError: the user's value is no JSON object, or holds that key already.
+            UsageError: it holds the key `niyama`.
         """
-        if dotted := self.starting_with(f"{_ADDITIONAL}."):
-            raise UsageError(f"{dotted[0]}: not with niyama serve; allowed: {_ADDITIONAL} '{{...}}' as JSON")
-        text = self.get(_ADDITIONAL)
+        text = self.get(_ADDITIONAL) or "{}"
         try:
-            merged = {} if text is None else json.loads(text)
-        except ValueError:
-            merged = None
-        if not isinstance(merged, dict):
-            raise UsageError(f"{_ADDITIONAL}: {shown(text)} is not usable; allowed: a JSON object")
-        if "niyama" in merged:
+            has_ours = "niyama" in json.loads(text)
+        except (TypeError, ValueError):
+            has_ours = False  # vLLM says what is wrong with it
+        if has_ours or any(
+            name.startswith(f"{_ADDITIONAL}.niyama") for name in self.starting_with(_ADDITIONAL)
+        ):
             raise UsageError(
-                f"{_ADDITIONAL}: the key 'niyama' is set by niyama serve; allowed: its options instead"
+                f"{_ADDITIONAL}: the key 'niyama' is not for niyama serve; allowed: its own options instead"
             )
-        self.remove(_ADDITIONAL)
-        self.words += [_ADDITIONAL, json.dumps({**merged, "niyama": ours}, separators=(",", ":"))]
 
     def _word_after(self, option: str) -> str | None:
         value = None

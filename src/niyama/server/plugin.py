@@ -46,6 +46,9 @@ class NotNiyamaError(RuntimeError):
         )
 
 
+OUR_SCHEDULER = "niyama.engines.vllm.scheduler"
+
+
 class EngineLink:
     """Asks the schedulers through vLLM's utility RPC, which runs between two engine steps."""
 
@@ -176,18 +179,11 @@ class NiyamaEndpoints:
             return
         self._link = EngineLink(engine_client)
         if self._link.is_first_client:
-            await self._measure(engine_client)
+            if getattr(args, "scheduler_cls", None) == OUR_SCHEDULER:
+                from niyama.engines.vllm.selfmeasure import measure
+
+                await measure(engine_client)
             self._feeding = asyncio.create_task(MetricsFeeder(self._link).run(), name="niyama-metrics")
-
-    async def _measure(self, engine_client: Any) -> None:
-        """Let our own scheduler see a few steps before the server takes traffic."""
-        from niyama.engines.vllm.selfmeasure import measure
-
-        try:
-            await EngineLink(engine_client).ask("state")
-        except Exception:
-            return  # not ours, or not reachable: the feeder says so
-        await measure(engine_client)
 
     async def get_state(self, request: Request) -> Response:
         """Answer what every scheduler is doing: `niyama.telemetry.State` per engine."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -74,27 +73,26 @@ def test_config_file_that_cannot_be_used_is_refused(tmp_path: Path, content: str
 @pytest.mark.parametrize(
     "words",
     [
+        [],
         ["--additional-config", '{"mine": [1]}', "--dtype", "half"],
-        ['--additional_config={"mine": [1]}', "--dtype", "half"],
+        ["--additional-config", "{"],
+        ["--additional-config.mine", "1"],
     ],
 )
-def test_merge_keeps_the_users_additional_config(words: list[str]) -> None:
+def test_additional_config_without_our_key_is_left_to_vllm(words: list[str]) -> None:
     options = VllmOptions(words)
-    options.merge_additional_config({"policy": "edf"})
-    assert options.words[:3] == ["--dtype", "half", "--additional-config"]
-    assert json.loads(options.words[3]) == {"mine": [1], "niyama": {"policy": "edf"}}
-    assert len(options.words) == 4
+    options.refuse_second_settings()
+    assert options.words == words
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    "words",
     [
-        (["--additional-config", "{"], "allowed: a JSON object"),
-        (["--additional-config", "[1]"], "allowed: a JSON object"),
-        (["--additional-config", '{"niyama": {}}'], "key 'niyama'"),
-        (["--additional-config.mine", "1"], r"--additional-config\.mine"),
+        ["--additional-config", '{"niyama": {}}'],
+        ['--additional_config={"niyama": {}}'],
+        ["--additional-config.niyama.policy", "edf"],
     ],
 )
-def test_merge_with_an_unusable_additional_config_is_refused(words: list[str], reason: str) -> None:
-    with pytest.raises(UsageError, match=reason):
-        VllmOptions(words).merge_additional_config({})
+def test_additional_config_with_our_key_is_refused(words: list[str]) -> None:
+    with pytest.raises(UsageError, match="key 'niyama'"):
+        VllmOptions(words).refuse_second_settings()
