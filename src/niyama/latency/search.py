@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from niyama.scheduling.policy import BatchShape
 
@@ -20,6 +21,14 @@ class ChunkSearch(ABC):
     @abstractmethod
     def margin_s(self, predicted_s: float) -> float:
         """Return the time to add so that few steps take longer, seconds, >= 0."""
+
+    @abstractmethod
+    def observe(self, shape: BatchShape, duration_s: float) -> None:
+        """Learn from a step that took `duration_s` seconds, or ignore it."""
+
+    @abstractmethod
+    def stats(self) -> Mapping[str, object]:
+        """Return what the model is and how well it does, for state pages and logs."""
 
     def safe_s(self, shape: BatchShape) -> float:
         """Return prediction plus margin, seconds: the time that few such steps exceed."""

@@ -13,10 +13,10 @@ import math
 from collections.abc import Iterator
 from zlib import crc32
 
-Key = tuple[float, float]
-"""Order of service, smaller first; the id breaks ties."""
+Key = tuple[float, ...]
+"""Order of service, smaller first, of one length within a backlog; the id breaks ties."""
 
-FullKey = tuple[float, float, str]
+FullKey = tuple[Key, str]
 
 Victim = tuple[int, int, float, str]
 """Who goes first when somebody must: (importance, priority, work, id), the largest."""
@@ -48,7 +48,7 @@ class Item:
         self, request_id: str, key: Key, work_s: float, due_at: float, rank: tuple[int, int]
     ) -> None:
         self.request_id = request_id
-        self.key: FullKey = (*key, request_id)
+        self.key: FullKey = (key, request_id)
         self.work_s = work_s
         self.due_at = due_at
         self.victim: Victim = (*rank, work_s, request_id)
@@ -62,19 +62,21 @@ class Item:
     def refresh(self) -> None:
         """Recompute what the node knows of its subtree from its children."""
         left, right = self.left, self.right
-        before = self.work_s
-        worst = self.victim
+        total, worst = self.work_s, self.victim
         margin = math.inf
         if left is not None:
-            before += left.sum_s
+            total += left.sum_s
             margin = left.margin
-            worst = max(worst, left.worst)
-        margin = min(margin, self.due_at - before)
-        total = before
+            if left.worst > worst:
+                worst = left.worst
+        if self.due_at - total < margin:
+            margin = self.due_at - total
         if right is not None:
+            if right.margin - total < margin:
+                margin = right.margin - total
+            if right.worst > worst:
+                worst = right.worst
             total += right.sum_s
-            margin = min(margin, right.margin - before)
-            worst = max(worst, right.worst)
         self.sum_s, self.margin, self.worst = total, margin, worst
 
 
@@ -115,19 +117,35 @@ class Backlog:
             due_at: When it must be done.
             rank: (importance, priority): the largest is set aside first.
         """
-        self.discard(request_id)
-        item = self._items[request_id] = Item(request_id, key, work_s, due_at, rank)
-        self._root = _insert(self._root, item)
+        item = Item(request_id, key, work_s, due_at, rank)
+        old = self._items.get(request_id)
+        self._items[request_id] = item
+        if old is None:
+            self._root = _insert(self._root, item)
+        elif old.key == item.key:
+            self._root = _exchange(self._root, old, item)
+        else:
+            self._root = _insert(_remove(self._root, old), item)
 
     def discard(self, request_id: str) -> None:
         """Remove a request; unknown ids pass."""
         item = self._items.pop(request_id, None)
         if item is not None:
-            self._root = _remove(self._root, item.key)
+            self._root = _remove(self._root, item)
 
     def item(self, request_id: str) -> Item:
         """Return a request's item. Raises KeyError."""
         return self._items[request_id]
+
+    def after(self, key: FullKey | None) -> Item | None:
+        """Return the first item behind a key, or the first of all; None at the end."""
+        node, found = self._root, None
+        while node is not None:
+            if key is None or key < node.key:
+                node, found = node.left, node
+            else:
+                node = node.right
+        return found
 
     @property
     def total_s(self) -> float:
@@ -170,8 +188,8 @@ class Backlog:
         return self._items[worst[3]]
 
     def fits(self, request_id: str, key: Key, work_s: float, due_at: float, now_s: float) -> bool:
-        """Whether everybody, the newcomer included, would be in time with it inserted."""
-        full: FullKey = (*key, request_id)
+        """Whether a newcomer, and everybody behind it, would be in time with it inserted."""
+        full: FullKey = (key, request_id)
         before, rest, node = work_s, math.inf, self._root
         while node is not None:
             left = node.left
@@ -188,19 +206,46 @@ class Backlog:
         return due_at - before >= now_s and rest >= now_s
 
 
-def _insert(node: Item | None, item: Item) -> Item:
-    if node is None:
-        return item
-    if (item.heat, item.key) > (node.heat, node.key):
-        item.left, item.right = _split(node, item.key)
-        item.refresh()
-        return item
-    if item.key < node.key:
-        node.left = _insert(node.left, item)
-    else:
-        node.right = _insert(node.right, item)
-    node.refresh()
-    return node
+def _path_to(root: Item | None, item: Item) -> tuple[list[Item], Item | None]:
+    """Return the nodes above the place of `item`, and what is there: itself, or what it displaces."""
+    path: list[Item] = []
+    key, heat, node = item.key, item.heat, root
+    while node is not None and (node.heat > heat or (node.heat == heat and node.key > key)):
+        path.append(node)
+        node = node.left if key < node.key else node.right
+    return path, node
+
+
+def _attach(path: list[Item], key: FullKey, subtree: Item | None) -> Item | None:
+    """Hang a subtree below a path and refresh the path; return the root."""
+    for node in reversed(path):
+        if key < node.key:
+            node.left = subtree
+        else:
+            node.right = subtree
+        node.refresh()
+        subtree = node
+    return subtree
+
+
+def _insert(root: Item | None, item: Item) -> Item | None:
+    path, node = _path_to(root, item)
+    item.left, item.right = _split(node, item.key)
+    item.refresh()
+    return _attach(path, item.key, item)
+
+
+def _exchange(root: Item | None, old: Item, new: Item) -> Item | None:
+    """Put `new` in the place of `old`, which has the same key."""
+    path, _ = _path_to(root, old)
+    new.left, new.right = old.left, old.right
+    new.refresh()
+    return _attach(path, new.key, new)
+
+
+def _remove(root: Item | None, item: Item) -> Item | None:
+    path, _ = _path_to(root, item)
+    return _attach(path, item.key, _merge(item.left, item.right))
 
 
 def _split(node: Item | None, key: FullKey) -> tuple[Item | None, Item | None]:
@@ -214,19 +259,6 @@ def _split(node: Item | None, key: FullKey) -> tuple[Item | None, Item | None]:
     before, node.left = _split(node.left, key)
     node.refresh()
     return before, node
-
-
-def _remove(node: Item | None, key: FullKey) -> Item | None:
-    if node is None:
-        return None
-    if key < node.key:
-        node.left = _remove(node.left, key)
-    elif node.key < key:
-        node.right = _remove(node.right, key)
-    else:
-        return _merge(node.left, node.right)
-    node.refresh()
-    return node
 
 
 def _merge(left: Item | None, right: Item | None) -> Item | None:

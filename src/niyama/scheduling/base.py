@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from niyama.latency.lengths import OutputLengthEstimator
+from niyama.scheduling.chunking import Filled
 from niyama.scheduling.deadlines import (
     Anchor,
     last_token_due_at,
@@ -26,8 +27,9 @@ PERIOD_WEIGHT = 0.02
 PROBE_TOKENS = 512
 """Chunk by whose predicted time the service time of a token is first guessed."""
 
-TOKEN_TIME_MEMORY = 50_000.0
-"""Prefill tokens over which the service time of one is averaged."""
+TOKEN_TIME_MEMORY_S = 10.0
+"""Engine time over which the service time of a prefill token is averaged. Time, not tokens: steps
+whose decodes leave no room for prefill count, and must be forgotten when they are over."""
 
 
 class InFlight(NamedTuple):
@@ -37,6 +39,7 @@ class InFlight(NamedTuple):
     num_prefill_tokens: int
     is_saturated: bool
     newborn: list[str]
+    stalled: Sequence[str]
 
 
 class BasePolicy:
@@ -61,6 +64,7 @@ class BasePolicy:
         self._in_flight: deque[InFlight] = deque()
         self._newborn: dict[str, float] = {}
         self._reviews: list[tuple[int, str]] = []
+        self._review_at: dict[str, int] = {}
         self._token_time_s = 0.0
         self._token_count = 0.0
 
@@ -82,6 +86,7 @@ class BasePolicy:
             return
         self.pacer.leave(request_id)
         self._newborn.pop(request_id, None)
+        self._review_at.pop(request_id, None)
         self._dequeue(job)
         if finished and job.num_emitted > 0:
             self.lengths.finished(job.request.qos_class, job.request.tenant, job.num_emitted)
@@ -110,7 +115,7 @@ class BasePolicy:
                 self._enqueue(self.ledger.jobs[request_id], launch.at)
         newborn = [job.request_id for job in completed]
         num_tokens = launch.shape.num_prefill_tokens
-        self._in_flight.append(InFlight(number, num_tokens, self._has_backlog(), newborn))
+        self._in_flight.append(InFlight(number, num_tokens, self._has_backlog(), newborn, launch.stalled))
 
     def observe(self, outcome: StepOutcome) -> None:
         """See `Policy.observe`. O(log n) per first or late token."""
@@ -152,6 +157,23 @@ class BasePolicy:
             slack_s = min(slack_s, *self._newborn.values())
         return slack_s
 
+    def _planned(self, filled: Filled, slack_s: float, relegated: list[str], restored: list[str]) -> Plan:
+        """Return the plan that runs what is filled in and holds every other started prefill."""
+        predicted_s = self.model.predict_s(filled.shape)
+        running = {chunk.request_id for chunk in filled.chunks}
+        return Plan(
+            budget=filled.shape.num_prefill_tokens + filled.shape.num_decode_tokens,
+            chunks=filled.chunks,
+            spares=filled.spares,
+            held=[i for i in self.ledger.started if i not in running],
+            relegated=relegated,
+            restored=restored,
+            shape=filled.shape,
+            predicted_s=predicted_s,
+            slack_s=slack_s,
+            is_late=predicted_s > slack_s,
+        )
+
     def _enqueue(self, job: Job, now_s: float) -> None:
         """Put a prefill in order, or move it after progress."""
         raise NotImplementedError
@@ -174,11 +196,12 @@ class BasePolicy:
                 job.due_at = self.pacer.due_at(request_id, self.ledger.num_launches)
             self.pacer.leave(request_id)
         self._newborn.pop(request_id, None)
+        self._review_at.pop(request_id, None)
 
     def _pace_anew(self, launch: int, outcome: StepOutcome) -> None:
         """Pace who has just begun to decode, who fell behind, and who outlived the estimate."""
         now_s = outcome.ended_at
-        for request_id, _, _ in self.pacer.take_late(launch, now_s):
+        for request_id in self._take_late(launch, outcome):
             self._set_pace(self.ledger.jobs[request_id], now_s, launch)
         for request_id in outcome.completed:
             job = self.ledger.jobs.get(request_id)
@@ -187,14 +210,31 @@ class BasePolicy:
                     job.first_token_at = now_s
                 self._set_pace(job, now_s, launch)
         while self._reviews and self._reviews[0][0] <= launch:
-            request_id = heapq.heappop(self._reviews)[1]
-            if request_id in self.pacer:
+            at, request_id = heapq.heappop(self._reviews)
+            if request_id in self.pacer and self._review_at.get(request_id) == at:
                 self._set_pace(self.ledger.jobs[request_id], now_s, launch)
+
+    def _take_late(self, launch: int, outcome: StepOutcome) -> list[str]:
+        """Return who got the token of `launch` too late.
+
+        A token that is missing, from this launch or one in flight, makes the next one due earlier,
+        but not the ones before it.
+        """
+        missing = [*outcome.launch.stalled, *(i for step in self._in_flight for i in step.stalled)]
+        missing += [i for i, num_tokens in outcome.extra_tokens.items() for _ in range(-num_tokens)]
+        for request_id in missing:
+            self.pacer.shift(request_id, 1)
+        late = [request_id for request_id, _, _ in self.pacer.take_late(launch, outcome.ended_at)]
+        for request_id in missing:
+            self.pacer.shift(request_id, -1)
+        return late
 
     def _set_pace(self, job: Job, now_s: float, launch: int) -> None:
         """Pace a decoding job whose token of `launch` came out now; a late one starts over."""
         request = job.request
-        num_emitted = self.ledger.num_output_tokens(job) - (self.ledger.num_launches - 1 - launch)
+        num_stalled = sum(job.request_id in step.stalled for step in self._in_flight)
+        num_in_flight = self.ledger.num_launches - 1 - launch - num_stalled
+        num_emitted = self.ledger.num_output_tokens(job) - num_in_flight
         expected = self.lengths.expect(
             request.qos_class,
             request.tenant,
@@ -209,11 +249,17 @@ class BasePolicy:
             due_at = second_token_due_at(request, now_s, pace_s, self.anchor)
         else:
             due_at = now_s + pace_s
-        self.pacer.join(job.request_id, pace_s, due_at, launch + 1)
+        self.pacer.join(job.request_id, pace_s, due_at, launch + 1 + num_stalled)
         if request.slo.ttlt_s is not None:
-            heapq.heappush(self._reviews, (launch + tokens_left, job.request_id))
+            self._review(job.request_id, launch + tokens_left)
+
+    def _review(self, request_id: str, launch: int) -> None:
+        """Look at a request's pace again after `launch`, and not when it was to be before."""
+        if self._review_at.get(request_id) != launch:
+            self._review_at[request_id] = launch
+            heapq.heappush(self._reviews, (launch, request_id))
 
     def _learn_token_time(self, duration_s: float, num_tokens: int) -> None:
-        keep = 1.0 - num_tokens / (TOKEN_TIME_MEMORY + num_tokens)
+        keep = math.exp(-duration_s / TOKEN_TIME_MEMORY_S)
         self._token_time_s = self._token_time_s * keep + duration_s
         self._token_count = self._token_count * keep + num_tokens

@@ -8,8 +8,9 @@ make that late either.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from niyama.scheduling.ledger import Job, Phase
 from niyama.scheduling.policy import BatchShape, Chunk, LatencyModel, Limits
@@ -27,21 +28,44 @@ class Filled:
     spares: list[str] = field(default_factory=list[str])
 
 
+class _Places:
+    """What is left of the engine's room for requests that have not started."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._seqs = limits.free_seqs
+        self._kv_tokens = limits.free_kv_tokens
+
+    def has_one_for(self, job: Job) -> bool:
+        """Whether the whole prompt fits; cached blocks are taken from the free ones, too."""
+        return self._seqs > 0 and job.computed + job.remaining <= self._kv_tokens
+
+    def take(self, job: Job, num_tokens: int) -> None:
+        if job.phase is Phase.WAITING:
+            self._seqs -= 1
+            self._kv_tokens -= job.computed
+        self._kv_tokens -= num_tokens
+
+
 def fill(
     jobs: Iterable[Job],
+    started: Callable[[], Iterable[Job]],
     shape: BatchShape,
     now_s: float,
-    limit_s: float,
+    limit_s: float | None,
     limits: Limits,
     model: LatencyModel,
 ) -> Filled:
     """Give each job in turn as many tokens as time, budget and memory allow.
 
+    A job that the engine has no place for lets those pass that have theirs, and nobody else.
+
     Args:
         jobs: Prefills, most urgent first; read only as far as needed.
+        started: Returns those of them that have begun, in the same order; called if needed.
         shape: The step without prefill.
         now_s: Instant at which the step starts.
-        limit_s: Time for the whole step, seconds; infinite if no decode binds.
+        limit_s: Time for the whole step, seconds; infinite if no decode binds; None if nothing
+            but the token budget bounds it, whatever is due.
         limits: What the engine can take.
         model: Predicts the step.
 
@@ -50,41 +74,43 @@ def fill(
     """
     filled = Filled(shape)
     tokens = limits.token_budget - shape.num_decode_tokens
-    seqs, kv_tokens = limits.free_seqs, limits.free_kv_tokens
+    places = _Places(limits)
     order = iter(jobs)
-    for job in order:
-        if tokens <= 0 or not _may_start(job, seqs, kv_tokens, is_alone=not filled.chunks and not shape[1]):
-            return _with_spares(filled, job, order)
-        most = min(job.remaining, tokens)
-        num_tokens = model.largest_chunk(filled.shape, job.computed, limit_s, most)
+    for job in _candidates(order, started, filled, places):
+        num_tokens = min(job.remaining, tokens)
+        if limit_s is not None:
+            num_tokens = model.largest_chunk(filled.shape, job.computed, limit_s, num_tokens)
         if num_tokens <= 0:
-            return _with_spares(filled, job, order)
+            if filled.chunks:
+                filled.spares.append(job.request_id)
+            break
         filled.chunks.append(Chunk(job.request_id, num_tokens))
         filled.shape = filled.shape.with_chunk(num_tokens, job.computed)
+        places.take(job, num_tokens)
         tokens -= num_tokens
-        kv_tokens -= num_tokens
-        seqs -= job.phase is Phase.WAITING
         if num_tokens < job.remaining:
-            return _with_spares(filled, None, order)
-        if job.due_at > now_s:
-            limit_s = min(limit_s, job.due_at - now_s)
-    return filled
-
-
-def _may_start(job: Job, seqs: int, kv_tokens: int, *, is_alone: bool) -> bool:
-    """Whether the engine has a place for the job; alone it must be tried, or nothing would ever run."""
-    if job.phase is not Phase.WAITING:
-        return True
-    return seqs > 0 and (is_alone or job.remaining <= kv_tokens)
-
-
-def _with_spares(filled: Filled, next_job: Job | None, order: Iterator[Job]) -> Filled:
-    if not filled.chunks:
-        return filled
-    if next_job is not None:
-        filled.spares.append(next_job.request_id)
-    for job in order:
-        if len(filled.spares) >= NUM_SPARES:
             break
-        filled.spares.append(job.request_id)
+        if limit_s is not None and job.due_at > now_s:
+            limit_s = min(limit_s, job.due_at - now_s)
+    if filled.chunks:
+        known = {*filled.spares, *(chunk.request_id for chunk in filled.chunks)}
+        next_ids = (job.request_id for job in order if job.request_id not in known)
+        filled.spares += islice(next_ids, NUM_SPARES - len(filled.spares))
     return filled
+
+
+def _candidates(
+    order: Iterator[Job], started: Callable[[], Iterable[Job]], filled: Filled, places: _Places
+) -> Iterator[Job]:
+    """Yield who may run, in order; after the first without a place, only those that have begun."""
+    for job in order:
+        if job.phase is Phase.WAITING and not places.has_one_for(job):
+            break
+        yield job
+    else:
+        return
+    running = {chunk.request_id for chunk in filled.chunks}
+    others = [other for other in started() if other.request_id not in running]
+    if not others and not running and not filled.shape.num_decode_tokens:
+        yield job  # with an idle engine it must be tried, or nothing would ever run
+    yield from others

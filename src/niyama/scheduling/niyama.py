@@ -13,11 +13,10 @@ Every decode runs in every step.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from itertools import chain
 
-from niyama.scheduling.backlog import Backlog
+from niyama.scheduling.backlog import Backlog, FullKey, Item
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.chunking import fill
 from niyama.scheduling.deadlines import Anchor
@@ -29,8 +28,12 @@ from niyama.scheduling.relegation import Relegated, find_victim
 DRIFT = 1.2
 """The backlog's work is measured anew when the service time of a token changes by this factor."""
 
-REKEYS_PER_STEP = 4
+REKEYS_PER_STEP = 1
 """Requests put in order anew per step after such a change, from the most urgent on."""
+
+RESERVE_SHARE = 0.25
+RESERVE_STEPS = 2.0
+"""Of the slack this share, at most so many average steps, is kept for stalls."""
 
 RELEGATIONS_PER_STEP = 8
 """A bound on a step's work; the first who would be late is dealt with first."""
@@ -48,7 +51,7 @@ class NiyamaPolicy(BasePolicy):
         self.set_aside = Backlog()
         self._restorable = Relegated()
         self._token_s = self.token_s
-        self._stale: deque[str] = deque()
+        self._sweeps: list[tuple[Backlog, FullKey | None]] = []
 
     @property
     def alpha_s(self) -> float:
@@ -67,21 +70,16 @@ class NiyamaPolicy(BasePolicy):
         restored = self._restore(now_s)
         decodes = self.ledger.decode_shape(limits.tokens_per_decode)
         slack_s = self.slack_s(now_s)
-        filled = fill(self.in_order(), decodes, now_s, slack_s, limits, self.model)
-        predicted_s = self.model.predict_s(filled.shape)
-        running = {chunk.request_id for chunk in filled.chunks}
-        return Plan(
-            budget=filled.shape.num_prefill_tokens + filled.shape.num_decode_tokens,
-            chunks=filled.chunks,
-            spares=filled.spares,
-            held=[i for i in self.ledger.started if i not in running],
-            relegated=relegated,
-            restored=restored,
-            shape=filled.shape,
-            predicted_s=predicted_s,
-            slack_s=slack_s,
-            is_late=predicted_s > slack_s,
-        )
+        time_s = slack_s - self._reserve_s(slack_s)
+        filled = fill(self.in_order(), self.started_in_order, decodes, now_s, time_s, limits, self.model)
+        return self._planned(filled, slack_s, relegated, restored)
+
+    def _reserve_s(self, slack_s: float) -> float:
+        """Return the part of the slack that is not spent, so that a stall does not break a promise.
+
+        It costs little: what one step leaves unused is slack for the next.
+        """
+        return max(0.0, min(RESERVE_SHARE * slack_s, RESERVE_STEPS * self.step_s))
 
     def _follow_load(self, now_s: float) -> None:
         """Let alpha and the measured service time act on the order, a few requests per step."""
@@ -90,11 +88,15 @@ class NiyamaPolicy(BasePolicy):
         if has_drifted:
             self._token_s = token_s
         if self.load.follow(now_s) or has_drifted:
-            self._stale = deque(chain(self.backlog, self.set_aside))
-        for _ in range(min(REKEYS_PER_STEP, len(self._stale))):
-            job = self.ledger.jobs.get(self._stale.popleft())
-            if job is not None and (job.request_id in self.backlog or job.request_id in self.set_aside):
-                self._enqueue(job, now_s)
+            self._sweeps = [(order, None) for order in (self.set_aside, self.backlog)]
+        for _ in range(REKEYS_PER_STEP):
+            if not self._sweeps:
+                break
+            order, last = self._sweeps.pop()
+            item = order.after(last)
+            if item is not None:
+                self._sweeps.append((order, item.key))
+                self._enqueue(self.ledger.jobs[item.request_id], now_s)
 
     def _relegate(self, now_s: float) -> list[str]:
         """Set requests aside until all others would be in time, or enough for one step."""
@@ -127,12 +129,21 @@ class NiyamaPolicy(BasePolicy):
         jobs = self.ledger.jobs
         return (jobs[i] for i in chain(self.backlog, self.set_aside))
 
+    def started_in_order(self) -> list[Job]:
+        """Return the prefills that have begun, in the same order. O(s log s) for s of them."""
+        orders = (self.backlog, self.set_aside)
+        return sorted(
+            self.ledger.started.values(),
+            key=lambda job: (job.relegated, orders[job.relegated].item(job.request_id).key),
+        )
+
     def _enqueue(self, job: Job, now_s: float) -> None:
         key = hybrid_key(job, job.due_at, self.alpha_s)
         rank = (int(job.request.importance), job.request.priority)
         work_s = job.remaining * self._token_s
         if job.relegated:
             self.set_aside.put(job.request_id, (float(rank[0]), key[0]), work_s, job.due_at, rank)
+            self._restorable.update(Item(job.request_id, key, work_s, job.due_at, rank))
         else:
             self.backlog.put(job.request_id, key, work_s, job.due_at, rank)
 
@@ -140,6 +151,7 @@ class NiyamaPolicy(BasePolicy):
         self.backlog.discard(job.request_id)
         self.set_aside.discard(job.request_id)
         self._restorable.discard(job.request_id)
+        job.relegated = False
 
     def _has_backlog(self) -> bool:
         return bool(len(self.backlog) or len(self.set_aside))

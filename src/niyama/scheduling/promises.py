@@ -13,7 +13,7 @@ from typing import Literal
 
 from niyama.scheduling.deadlines import first_token_due_at, last_token_due_at
 from niyama.scheduling.pacing import Pacer
-from niyama.scheduling.policy import Launch, Request, StepOutcome
+from niyama.scheduling.policy import Request, StepOutcome
 
 Outcome = Literal["met", "missed", "aborted"]
 
@@ -25,8 +25,8 @@ class Verdict:
     Attributes:
         ttft_s: Arrival to first token; None if there was none.
         ttlt_s: Arrival to last token; None if it was aborted.
-        slack_s: The least time that was left at any of its instants; negative is late; infinite
-            if nothing was promised.
+        slack_s: Time that was left at the tighter of the first and the last token; negative if
+            any token was late, and then at least by how much; infinite if nothing was promised.
     """
 
     request: Request
@@ -51,32 +51,37 @@ class Promises:
     def __init__(self) -> None:
         self._records: dict[str, _Record] = {}
         self._pacer = Pacer()
-        self._num_launches = 0
+        self._owed: dict[str, float] = {}  # the next token of a preempted answer, and when it is due
         self._num_observed = 0
 
     def arrive(self, request: Request) -> None:
         """Follow a request."""
         self._records[request.request_id] = _Record(request)
 
-    def begin(self, launch: Launch) -> None:
-        """Count a launch; stalled and preempted requests fall behind by a token."""
-        for request_id in (*launch.stalled, *launch.preempted):
-            self._pacer.shift(request_id, -1)
-        self._num_launches += 1
-
     def observe(self, outcome: StepOutcome) -> list[Request]:
-        """Judge the tokens of a step; return the requests that broke their pace by it."""
-        number = self._num_observed
+        """Judge the tokens of a step; return the requests that broke their pace by it.
+
+        A token that was due and did not come, in a stalled or preempted answer, is late as well.
+        """
+        number, now_s = self._num_observed, outcome.ended_at
         self._num_observed += 1
+        late = [self._late(i, due_at - now_s) for i, _, due_at in self._pacer.take_late(number, now_s)]
+        for request_id in outcome.launch.preempted:
+            if request_id in self._pacer:
+                self._owed[request_id] = self._pacer.due_at(request_id, number)
+                self._pacer.leave(request_id)
+        for request_id in outcome.launch.stalled:
+            self._pacer.shift(request_id, -1)
         for request_id, num_tokens in outcome.extra_tokens.items():
             self._pacer.shift(request_id, num_tokens)
-        late: list[Request] = []
-        for request_id, _, due_at in self._pacer.take_late(number, outcome.ended_at):
-            record = self._records[request_id]
-            record.slack_s = min(record.slack_s, due_at - outcome.ended_at)
-            late.append(record.request)
         for request_id in outcome.completed:
-            self._first_token(request_id, outcome.ended_at, number)
+            due_at = self._owed.pop(request_id, None)
+            if due_at is None:
+                self._first_token(request_id, now_s, number)
+            elif due_at < now_s:
+                late.append(self._late(request_id, due_at - now_s))
+            else:
+                self._pace(request_id, due_at, number + 1)
         return late
 
     def end(self, request_id: str, now_s: float, *, aborted: bool = False) -> Verdict | None:
@@ -85,6 +90,7 @@ class Promises:
         if record is None:
             return None
         self._pacer.leave(request_id)
+        self._owed.pop(request_id, None)
         request, first_at = record.request, record.first_token_at
         ttft_s = None if first_at is None else first_at - request.arrived_at
         if aborted:
@@ -101,6 +107,15 @@ class Promises:
             return
         record.first_token_at = now_s
         record.slack_s = min(record.slack_s, first_token_due_at(record.request) - now_s)
-        tbt_s = record.request.slo.tbt_s
+        self._pace(request_id, now_s, number + 1)
+
+    def _pace(self, request_id: str, token_at: float, number: int) -> None:
+        """Expect a token from step `number`, one TBT after the last was due (the first: came)."""
+        tbt_s = self._records[request_id].request.slo.tbt_s
         if tbt_s is not None:
-            self._pacer.join(request_id, tbt_s, now_s + tbt_s, number + 1)
+            self._pacer.join(request_id, tbt_s, token_at + tbt_s, number)
+
+    def _late(self, request_id: str, slack_s: float) -> Request:
+        record = self._records[request_id]
+        record.slack_s = min(record.slack_s, slack_s)
+        return record.request

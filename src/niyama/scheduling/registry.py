@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from niyama.scheduling.base import BasePolicy
+from niyama.scheduling.baselines import EdfPolicy, FcfsPolicy, PriorityPolicy, SjfPolicy, SrpfPolicy
 from niyama.scheduling.deadlines import Anchor
 from niyama.scheduling.niyama import NiyamaPolicy
+from niyama.scheduling.paper import PaperPolicy
 from niyama.scheduling.policy import LatencyModel
 
 PolicyFactory = Callable[[LatencyModel, Anchor, int | None], BasePolicy]
 
 POLICIES: dict[str, PolicyFactory] = {
     "niyama": lambda model, anchor, chunk: NiyamaPolicy(model, anchor),
+    "paper": lambda model, anchor, chunk: PaperPolicy(model, anchor),
+    "fcfs": FcfsPolicy,
+    "priority": PriorityPolicy,
+    "edf": EdfPolicy,
+    "srpf": SrpfPolicy,
+    "sjf": SjfPolicy,
 }
 
 

@@ -31,24 +31,39 @@ def find_victim(backlog: Backlog, now_s: float) -> Item | None:
     return backlog.victim_until(late)
 
 
+class _Candidate:
+    """One stay among the relegated; the item follows the request's progress."""
+
+    __slots__ = ("item",)
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+
+
 class Relegated:
     """The requests that were set aside and may still come back, by importance."""
 
     def __init__(self) -> None:
-        self._queues: dict[int, deque[Item]] = {}
-        self._items: dict[str, Item] = {}
+        self._queues: dict[int, deque[_Candidate]] = {}
+        self._candidates: dict[str, _Candidate] = {}
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._candidates)
 
     def add(self, item: Item) -> None:
         """Remember a request that was set aside."""
-        self._items[item.request_id] = item
-        self._queues.setdefault(item.victim[0], deque()).append(item)
+        candidate = self._candidates[item.request_id] = _Candidate(item)
+        self._queues.setdefault(item.victim[0], deque()).append(candidate)
+
+    def update(self, item: Item) -> None:
+        """Take note of the work and the order of a request now; unknown ones pass. O(1)."""
+        candidate = self._candidates.get(item.request_id)
+        if candidate is not None:
+            candidate.item = item
 
     def discard(self, request_id: str) -> None:
         """Forget a request that departed or was served meanwhile; unknown ids pass."""
-        self._items.pop(request_id, None)
+        self._candidates.pop(request_id, None)
 
     def take_fitting(self, backlog: Backlog, now_s: float) -> list[Item]:
         """Return requests for which there is room again, the important first. O(log n).
@@ -62,16 +77,17 @@ class Relegated:
             for _ in range(len(queue)):
                 if tries == 0:
                     return []
-                item = queue.popleft()
-                if self._items.get(item.request_id) is not item:
+                candidate = queue.popleft()
+                item = candidate.item
+                if self._candidates.get(item.request_id) is not candidate:
                     continue
                 tries -= 1
                 work_s = item.work_s * RESTORE_HEADROOM
                 if item.due_at - work_s < now_s:
-                    del self._items[item.request_id]
-                elif backlog.fits(item.request_id, item.key[:2], work_s, item.due_at, now_s):
-                    del self._items[item.request_id]
+                    del self._candidates[item.request_id]
+                elif backlog.fits(item.request_id, item.key[0], work_s, item.due_at, now_s):
+                    del self._candidates[item.request_id]
                     return [item]
                 else:
-                    queue.append(item)
+                    queue.append(candidate)
         return []

@@ -83,12 +83,13 @@ class Books:
 
     def begin(self, launch: Launch) -> None:
         """Count a launch."""
-        self._promises.begin(launch)
         for request_id in launch.preempted:
             self._move(request_id, QUEUED)
         self._emitting.append([(name, count[DECODING]) for name, count in self._counts.items()])
         for done in launch.prefills:
             self._move(done.request_id, PREFILLING if done.remaining else DECODING)
+            if not done.remaining and done.request_id in self._tracks:
+                self._tracks[done.request_id].is_relegated = False
         self._num_steps += 1
         self._chunk_tokens = launch.shape.num_prefill_tokens
 

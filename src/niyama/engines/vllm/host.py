@@ -65,6 +65,7 @@ class Host:
         self._ended_at = float("-inf")
         self._had_work = False
         self._is_failed = False
+        self._is_stuck = False
         self._recover_in = 1
         self._pause = 1
 
@@ -93,7 +94,7 @@ class Host:
         self._preempted.clear()
         if self._is_failed:
             self._try_to_recover()
-        if not self._is_failed:
+        if not self._is_failed and not self._is_stuck:
             try:
                 self._plan = self.policy.plan(self._plan_starts_at, self._limits())
                 self._greedy = self._levers.apply(self._plan, self._prefilling, self._views)
@@ -101,7 +102,8 @@ class Host:
                 self._plan = None
                 self._fail("plan")
         if self._plan is None:
-            self.books.fallback()
+            if self._is_failed:
+                self.books.fallback()
             self._levers.release()
 
     def after_schedule(self, output: Any) -> None:
@@ -152,7 +154,10 @@ class Host:
             self._prefilling.pop(request_id, None)
             self._decoding.pop(request_id, None)
         candidates = {**self._prefilling, **popped}
-        if not output.num_scheduled_tokens and not self._preempted:
+        # Where nothing runs though something was planned, the engine has its own way for a step.
+        ran = bool(output.num_scheduled_tokens)
+        self._is_stuck = self._plan is not None and bool(self._plan.chunks) and not ran
+        if not ran and not self._preempted:
             self._prefilling = candidates
             return
         launch = read_launch(
