@@ -67,7 +67,9 @@ def conversation(
     return asks
 
 
-async def send(session: aiohttp.ClientSession, url: str, ask: Ask, rng: random.Random, start: float) -> Answer:
+async def send(
+    session: aiohttp.ClientSession, url: str, ask: Ask, rng: random.Random, start: float
+) -> Answer:
     """Send one request and read its stream to the end."""
     answer = Answer(ask)
     body = {

@@ -147,7 +147,8 @@ def table(result: dict[str, Any]) -> str:
         f"{result['saturation_qps']:.1f} requests/s; {result['seconds']:.0f} s per run; "
         f"TTFT {book['interactive']['ttft']:.2f} s, TBT {book['interactive']['tbt'] * 1000:.0f} ms, "
         "TTLT 20 s and 60 s.\n\n"
-        "| load | server | late, all | interactive (TTFT alone) | batch | background | goodput, req/s | tokens/s |\n"
+        "| load | server | late, all | interactive (TTFT alone) | batch | background "
+        "| in time, req/s | tokens/s |\n"
         "|---|---|---|---|---|---|---|---|\n"
     )
     rows = []
@@ -163,7 +164,9 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> int:
     """Run the comparison and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--loads", default="0.8,1.3")
     parser.add_argument("--seconds", type=float, default=90.0)
     parser.add_argument("--scale", type=float, default=0.25)

@@ -42,7 +42,12 @@ def command(kind: str, port: int, qos: Path | None, extra: Sequence[str]) -> lis
 def serving(kind: str, log: Path, qos: Path | None = None, extra: Sequence[str] = ()) -> Iterator[str]:
     """Run a server until the block ends; yield its address once it is healthy."""
     port = free_port()
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_LOGGING_LEVEL": "WARNING"}
+    env = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
     url = f"http://127.0.0.1:{port}"
     with log.open("w") as out:
         process = subprocess.Popen(

@@ -32,6 +32,7 @@ class Clocked:
         self.spent_s = 0.0
 
     def wrap(self, owner: Any, name: str) -> None:
+        """Time a method of an object from now on."""
         method = getattr(owner, name)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -44,6 +45,7 @@ class Clocked:
         setattr(owner, name, timed)
 
     def take(self) -> float:
+        """Return the time spent, and start anew."""
         spent_s, self.spent_s = self.spent_s, 0.0
         return spent_s
 
@@ -51,11 +53,12 @@ class Clocked:
 def make_engine(max_num_seqs: int, policy: str) -> Any:
     """Return a steered vLLM scheduler with room for everything, without a model."""
     import torch
-    from niyama.demo_model import default_path, make
-    from niyama.engines.vllm import scheduler
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
     from vllm.v1.structured_output import StructuredOutputManager
+
+    from niyama.demo_model import default_path, make
+    from niyama.engines.vllm import scheduler
 
     config = EngineArgs(
         model=str(make(default_path())),
@@ -70,7 +73,9 @@ def make_engine(max_num_seqs: int, policy: str) -> Any:
     num_blocks = 200_000
     config.cache_config.num_gpu_blocks = num_blocks
     spec = FullAttentionSpec(block_size=16, num_kv_heads=1, head_size=1, dtype=torch.float32)
-    kv = KVCacheConfig(num_blocks=num_blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["l"], spec)])
+    kv = KVCacheConfig(
+        num_blocks=num_blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["l"], spec)]
+    )
     return scheduler(
         vllm_config=config,
         kv_cache_config=kv,
@@ -94,6 +99,7 @@ class Traffic:
         self.hasher = get_request_block_hasher(scheduler.block_size, sha256)
 
     def arrive(self, num_tokens: int) -> None:
+        """Add a request with a random prompt."""
         from vllm.sampling_params import SamplingParams
         from vllm.v1.request import Request
 
@@ -107,6 +113,7 @@ class Traffic:
         self.scheduler.add_request(Request(f"r{self.count}", prompt, params, None, block_hasher=self.hasher))
 
     def step(self) -> Any:
+        """Run one step of the scheduler, every due token coming out at once."""
         from vllm.v1.outputs import ModelRunnerOutput
 
         output = self.scheduler.schedule()
@@ -173,12 +180,17 @@ def measure(num_running: int, num_waiting: int, num_steps: int, policy: str) -> 
         "added_p50_us": statistics.median(added),
         "added_p99_us": statistics.quantiles(added, n=100)[98],
         "ratio_p50": statistics.median(added) / statistics.median(base),
-        "fallback_steps": scheduler.niyama.books.state(scheduler, scheduler.niyama.policy, None)["fallback_steps"],
+        "fallback_steps": scheduler.niyama.books.state(scheduler, scheduler.niyama.policy, None)[
+            "fallback_steps"
+        ],
     }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--running", type=int, default=256)
     parser.add_argument("--waiting", default="100,1000,10000")

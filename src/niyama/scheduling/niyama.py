@@ -28,8 +28,8 @@ from niyama.scheduling.relegation import Relegated, find_victim
 DRIFT = 1.2
 """The backlog's work is measured anew when the service time of a token changes by this factor."""
 
-REKEYS_PER_STEP = 1
-"""Requests put in order anew per step after such a change, from the most urgent on."""
+REKEY_EVERY = 4
+"""After such a change one request is put in order anew in so many steps, from the most urgent on."""
 
 RESERVE_SHARE = 0.25
 RESERVE_STEPS = 2.0
@@ -82,16 +82,14 @@ class NiyamaPolicy(BasePolicy):
         return max(0.0, min(RESERVE_SHARE * slack_s, RESERVE_STEPS * self.step_s))
 
     def _follow_load(self, now_s: float) -> None:
-        """Let alpha and the measured service time act on the order, a few requests per step."""
+        """Let alpha and the measured service time act on the order, one request at a time."""
         token_s = self.token_s
         has_drifted = not self._token_s / DRIFT < token_s < self._token_s * DRIFT
         if has_drifted:
             self._token_s = token_s
         if self.load.follow(now_s) or has_drifted:
             self._sweeps = [(order, None) for order in (self.set_aside, self.backlog)]
-        for _ in range(REKEYS_PER_STEP):
-            if not self._sweeps:
-                break
+        if self._sweeps and self.ledger.num_launches % REKEY_EVERY == 0:
             order, last = self._sweeps.pop()
             item = order.after(last)
             if item is not None:
