@@ -91,7 +91,6 @@ class Host:
         self._forget_finished(time.monotonic())
         self._plan = None
         self._plan_starts_at = self._starts_at()
-        self._preempted.clear()
         if self._is_failed:
             self._try_to_recover()
         if not self._is_failed and not self._is_stuck:
@@ -150,14 +149,16 @@ class Host:
 
     def _begin(self, output: Any) -> None:
         popped = self._levers.popped()
-        for request_id in self._preempted:
+        # vLLM preempts between steps too: `reset_prefix_cache` takes the KV of all that run.
+        preempted, self._preempted = self._preempted, []
+        for request_id in preempted:
             self._prefilling.pop(request_id, None)
             self._decoding.pop(request_id, None)
         candidates = {**self._prefilling, **popped}
         # Where nothing runs though something was planned, the engine has its own way for a step.
         ran = bool(output.num_scheduled_tokens)
         self._is_stuck = self._plan is not None and bool(self._plan.chunks) and not ran
-        if not ran and not self._preempted:
+        if not ran and not preempted:
             self._prefilling = candidates
             return
         launch = read_launch(
@@ -167,7 +168,7 @@ class Host:
             self._decoding,
             len(self._decoding),
             self.policy.ledger.decode_shape().decode_context,
-            list(self._preempted),
+            preempted,
         )
         self._prefilling = candidates
         for done in launch.prefills:

@@ -86,11 +86,12 @@ class Levers:
             queue.set_plan(None)
 
     def popped(self) -> dict[str, Any]:
-        """Return the requests that the last `schedule()` took from the queues, by id."""
-        popped: dict[str, Any] = {}
-        for queue in self.queues:
-            popped.update(queue.popped)
-        return popped
+        """Return the requests that the last `schedule()` took from the queues, by id.
+
+        Those that it could not run after all it puts back, before 0.32 into the other queue.
+        """
+        popped = {i: request for queue in self.queues for i, request in queue.popped.items()}
+        return {i: r for i, r in popped.items() if not any(r in queue for queue in self.queues)}
 
     def _order_running(
         self, order: Sequence[str], held: Sequence[str], prefilling: dict[str, Any], views: dict[str, Request]

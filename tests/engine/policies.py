@@ -1,0 +1,80 @@
+"""Policies no operator would choose: one that plans at random, and ones that fail."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from niyama.scheduling.base import BasePolicy
+from niyama.scheduling.ledger import Job, Phase
+from niyama.scheduling.policy import BatchShape, Chunk, LatencyModel, Limits, Plan
+from niyama.scheduling.registry import POLICIES
+
+
+class Adversary(BasePolicy):
+    """Plans at random: any order, budgets too small for the decodes, held prefills, unknown ids."""
+
+    name = "adversary"
+
+    def __init__(self, model: LatencyModel, seed: int = 0) -> None:
+        super().__init__(model)
+        self._random = random.Random(seed)
+
+    def in_order(self) -> Iterator[Job]:
+        return (job for job in self.ledger.jobs.values() if job.phase is not Phase.DECODING)
+
+    def plan(self, now_s: float, limits: Limits) -> Plan:
+        draw = self._random
+        jobs = list(self.in_order())
+        draw.shuffle(jobs)
+        num_chosen = draw.randint(0, len(jobs))
+        chosen, rest = jobs[:num_chosen], jobs[num_chosen:]
+        started = [job.request_id for job in rest if job.phase is Phase.PREFILLING]
+        shape = BatchShape(0, 1)
+        return Plan(
+            budget=draw.choice((1, 3, 17, 90, limits.token_budget)),
+            chunks=[Chunk(job.request_id, draw.randint(1, max(1, job.remaining))) for job in chosen]
+            + [Chunk("unknown", 5)],
+            shape=shape,
+            predicted_s=self.model.predict_s(shape),
+            spares=[job.request_id for job in rest if draw.random() < 0.2],
+            held=[*(i for i in started if draw.random() < 0.8), "unknown"],
+        )
+
+    def _enqueue(self, job: Job, now_s: float) -> None:
+        pass
+
+    def _dequeue(self, job: Job) -> None:
+        pass
+
+    def _has_backlog(self) -> bool:
+        return False
+
+
+def adversary(seed: int) -> Callable[..., BasePolicy]:
+    """Return a factory of an adversary, for the registry."""
+    return lambda model, *_: Adversary(model, seed)
+
+
+def faulty(method: str, fails: Callable[[int], bool]) -> Callable[..., BasePolicy]:
+    """Return a factory of Niyama's policy in which the calls of one method that `fails` picks raise.
+
+    The calls are counted from 0 over all policies that the factory makes.
+    """
+    calls = itertools.count()
+
+    def make(*args: Any) -> BasePolicy:
+        policy = POLICIES["niyama"](*args)
+        real = getattr(policy, method)
+
+        def failing(*args: Any, **kwargs: Any) -> Any:
+            if fails(next(calls)):
+                raise RuntimeError(f"{method} fails")
+            return real(*args, **kwargs)
+
+        setattr(policy, method, failing)
+        return policy
+
+    return make
