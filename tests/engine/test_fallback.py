@@ -43,7 +43,7 @@ def test_one_failure_is_logged_once_and_recovered_from(
     steps = read_step_log(log)
     num_unplanned = sum(step["is_fallback"] for step in steps)
     assert scheduler("state")["fallback_steps"] == num_unplanned
-    assert num_unplanned == (1 if method == "plan" else 0)
+    assert num_unplanned == 1
     scheduler.niyama.policy.ledger.check()
     assert mentions(scheduler.niyama, rig.seen_ids) == []
 

@@ -7,7 +7,14 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from niyama.scheduling.pacing import GRID_PER_OCTAVE, PACE_CAP_S, Pacer, on_grid
+from niyama.scheduling.pacing import (
+    GRID_PER_OCTAVE,
+    MIN_HEAP,
+    PACE_CAP_S,
+    STALE_SHARE,
+    Pacer,
+    on_grid,
+)
 
 # Powers of two, so that every sum is exact and ties are ties in both.
 PACES = st.sampled_from([2.0**-n for n in range(6)])
@@ -83,3 +90,14 @@ def test_on_grid_of_grid_pace_is_itself_or_its_neighbour(pace_s: float) -> None:
     """Rounding in the logarithm may move a pace by one place, never more."""
     once = on_grid(pace_s)
     assert once / on_grid(once) < 2 ** (1.01 / GRID_PER_OCTAVE)
+
+
+@given(num_joins=st.integers(500, 900), num_live=st.integers(1, 8))
+def test_pacer_memory_follows_the_members_not_the_history(num_joins: int, num_live: int) -> None:
+    pacer = Pacer()
+    for number in range(num_joins):
+        pacer.join(str(number), 0.5, float(number), number)
+        pacer.leave(str(number - num_live))
+        pacer.tightest(number)
+    assert len(pacer) == num_live
+    assert sum(map(len, pacer._heaps.values())) <= STALE_SHARE * num_live + MIN_HEAP + 1

@@ -18,7 +18,7 @@ from niyama.scheduling.deadlines import (
     second_token_due_at,
 )
 from niyama.scheduling.ledger import Job, Ledger, Phase
-from niyama.scheduling.pacing import Pacer
+from niyama.scheduling.pacing import MIN_HEAP, STALE_SHARE, Pacer
 from niyama.scheduling.policy import BatchShape, LatencyModel, Launch, Limits, Plan, Request, StepOutcome
 
 PERIOD_WEIGHT = 0.02
@@ -258,6 +258,9 @@ class BasePolicy:
         if self._review_at.get(request_id) != launch:
             self._review_at[request_id] = launch
             heapq.heappush(self._reviews, (launch, request_id))
+            if len(self._reviews) > STALE_SHARE * len(self._review_at) + MIN_HEAP:
+                self._reviews = [(at, i) for i, at in self._review_at.items()]
+                heapq.heapify(self._reviews)
 
     def _learn_token_time(self, duration_s: float, num_tokens: int) -> None:
         keep = math.exp(-duration_s / TOKEN_TIME_MEMORY_S)

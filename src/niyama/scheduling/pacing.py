@@ -19,6 +19,10 @@ PACE_CAP_S = 1.0
 """A slower pace never binds: no step is that long, so slack only grows."""
 
 
+STALE_SHARE, MIN_HEAP = 2, 64
+"""A heap is cleared of entries that no longer hold when it has grown this far beyond its members."""
+
+
 def on_grid(pace_s: float) -> float:
     """Return the largest grid pace at most `pace_s`, capped; pace_s > 0."""
     if pace_s >= PACE_CAP_S:
@@ -91,7 +95,11 @@ class Pacer:
 
     def _put(self, request_id: str, pace_s: float, base: float) -> None:
         self._members[request_id] = (pace_s, base)
-        heapq.heappush(self._heaps.setdefault(pace_s, []), (base, request_id))
+        heap = self._heaps.setdefault(pace_s, [])
+        heapq.heappush(heap, (base, request_id))
+        if len(heap) > STALE_SHARE * len(self._members) + MIN_HEAP:
+            heap[:] = {entry for entry in heap if self._members.get(entry[1]) == (pace_s, entry[0])}
+            heapq.heapify(heap)
 
     def _clean(self, pace_s: float) -> list[tuple[float, str]]:
         """Drop entries of members that left or moved from the top of a heap."""

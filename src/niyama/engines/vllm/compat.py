@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 OLDEST = (0, 25)
 NEWEST = (0, 33)
@@ -102,3 +106,28 @@ def hash_block_size(scheduler: Any) -> int:
 def num_free_kv_tokens(scheduler: Any) -> int:
     """Return the tokens of KV that can be allocated without preempting anyone."""
     return int(scheduler.kv_cache_manager.block_pool.get_num_free_blocks()) * int(scheduler.block_size)
+
+
+def drop_fatal_seed(request: Any) -> None:
+    """On the CPU, take away a seed that would end the engine.
+
+    There vLLM cannot move a seeded generator past the chunks of a split prefill and dies
+    ("CPU Generator does not use offset", vllm/v1/worker/gpu_model_runner.py), for every client.
+    """
+    params = request.sampling_params
+    if params is None or params.seed is None or params.temperature == 0 or not _is_cpu():
+        return
+    params.seed = None
+    _say_once("vLLM on the CPU dies of a seeded request whose prefill is split: seeds are ignored")
+
+
+@cache
+def _is_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
+
+
+@cache
+def _say_once(text: str) -> None:
+    logger.warning("Niyama: %s (said once)", text)

@@ -66,6 +66,7 @@ class Host:
         self._had_work = False
         self._is_failed = False
         self._is_stuck = False
+        self._num_good_steps = 0
         self._recover_in = 1
         self._pause = 1
 
@@ -77,6 +78,7 @@ class Host:
             return  # a further part of a streaming-input session
         try:
             now_s = time.monotonic()
+            compat.drop_fatal_seed(request)
             seen = view(self._scheduler, request, self._settings.book, now_s)
             self._vllm_requests[request.request_id] = request
             self._views[request.request_id] = seen.request
@@ -97,6 +99,7 @@ class Host:
             try:
                 self._plan = self.policy.plan(self._plan_starts_at, self._limits())
                 self._greedy = self._levers.apply(self._plan, self._prefilling, self._views)
+                self._num_good_steps += 1
             except Exception:
                 self._plan = None
                 self._fail("plan")
@@ -254,7 +257,11 @@ class Host:
             return
         logger.exception("Niyama: the policy failed in %s; vLLM's own order takes over", where)
         self._is_failed = True
-        self._recover_in = self._pause
+        if self._num_good_steps > MAX_RECOVERY_STEPS:
+            self._pause = 1
+        self._num_good_steps = 0
+        # A failure in `plan` costs the present step its plan, any other one the next.
+        self._recover_in = self._pause + (where != "plan")
         self._pause = min(2 * self._pause, MAX_RECOVERY_STEPS)
 
     def _try_to_recover(self) -> None:
