@@ -1,16 +1,18 @@
 """Hybrid prioritization: between earliest deadline first and shortest work first (paper, eq. P).
 
-    P = due + alpha * remaining
+    P = due + alpha * (remaining + handicap of a lower importance)
 
 With alpha = 0 this is EDF, optimal while everybody can be in time; a large alpha is SRPF, which
-limits the damage when not. Alpha follows the measured load, so nobody has to set it. Smaller P
-is more urgent.
+limits the damage when not. Alpha follows the measured load, so nobody has to set it. The handicap
+is ours: as load grows the less important also stand back, or they would take the time that a long
+important request needs later (L12). Smaller P is more urgent.
 """
 
 from __future__ import annotations
 
 import math
 
+from niyama.qos import Importance
 from niyama.scheduling.ledger import Job
 
 LOAD_WINDOW_S = 30.0
@@ -24,6 +26,8 @@ ALPHA_PER_LEVEL = 16.0
 """Alpha per level, in units of the service time of one prefill token: the published 8 ms/token on
 a machine that prefills 8500 tokens/s is 68 of them, level 4."""
 MAX_LEVEL = 16
+HANDICAP_TOKENS = 100_000
+"""A step of importance weighs like this much more work."""
 HYSTERESIS = 0.25
 
 
@@ -36,7 +40,8 @@ def remaining_work(job: Job) -> int:
 
 def hybrid_key(job: Job, due_at: float, alpha_s: float) -> tuple[float, float]:
     """Return P and, for ties, the arrival; `alpha_s` in seconds per token."""
-    return (due_at + alpha_s * remaining_work(job), job.request.arrived_at)
+    work = remaining_work(job) + HANDICAP_TOKENS * (job.request.importance - Importance.NORMAL)
+    return (due_at + alpha_s * work, job.request.arrived_at)
 
 
 class Load:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from niyama.qos import Slo
+from niyama.qos import Importance, Slo
 from niyama.scheduling.ledger import Job
 from niyama.scheduling.policy import Request
 from niyama.scheduling.priority import (
@@ -17,8 +17,15 @@ from niyama.scheduling.priority import (
 )
 
 
-def job(slo: Slo, num_prompt_tokens: int = 100, num_cached_tokens: int = 0) -> Job:
-    request = Request("r", 5.0, slo, num_prompt_tokens, 1000, num_cached_tokens=num_cached_tokens)
+def job(
+    slo: Slo,
+    num_prompt_tokens: int = 100,
+    num_cached_tokens: int = 0,
+    importance: Importance = Importance.NORMAL,
+) -> Job:
+    request = Request(
+        "r", 5.0, slo, num_prompt_tokens, 1000, num_cached_tokens=num_cached_tokens, importance=importance
+    )
     return Job(request, expected_output=40)
 
 
@@ -89,3 +96,9 @@ def test_load_near_a_boundary_keeps_its_level() -> None:
     load.add(-0.4 * LOAD_PER_LEVEL * LOAD_WINDOW_S, 0.0)
     assert load.follow(0.0)
     assert load.level == level - 1
+
+
+def test_hybrid_key_lower_importance_stands_back_only_under_load() -> None:
+    normal, low = (job(Slo(ttft_s=1.0), importance=each) for each in (Importance.NORMAL, Importance.LOW))
+    assert hybrid_key(low, 6.0, 0.0) == hybrid_key(normal, 6.0, 0.0)
+    assert hybrid_key(low, 6.0, 0.001) > hybrid_key(normal, 60.0, 0.001)

@@ -1,0 +1,235 @@
+"""What `simulate` and `capacity` share: the workload and the fleet, from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from niyama.cli import UsageError
+from niyama.qos import QosBook, paper_book
+from niyama.wording import listed, one_line, shown
+
+SHORTEST_RUN_S = 4 * 3600.0
+RUN_PER_SLO = 8
+"""A run lasts at least this long, and so many times the longest promise: short runs flatter
+policies that are overloaded, because lateness needs time to build up."""
+
+FIRST_WORD_S = 2.0
+"""Work that is done sooner shows no progress."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that describe a workload and a fleet."""
+    parser.add_argument(
+        "--trace",
+        default="azure-code",
+        metavar="FILE|PRESET",
+        help="lengths: azure-code, azure-conv, sharegpt, or a trace file, CSV or JSONL",
+    )
+    parser.add_argument("--requests", type=int, metavar="N", help="how many requests arrive")
+    parser.add_argument(
+        "--hours",
+        type=float,
+        metavar="H",
+        help="for how long they arrive (default: 4, or 8 times the longest SLO)",
+    )
+    parser.add_argument(
+        "--arrivals",
+        default="poisson",
+        metavar="PROCESS",
+        help="poisson, gamma:CV, square:LOW:HIGH:SECONDS, diurnal:SWING:SECONDS, recorded",
+    )
+    parser.add_argument("--qos", metavar="FILE", help="the classes (default: the paper's three)")
+    parser.add_argument(
+        "--mix", default="", metavar="A=1,B=2", help="weights of the classes (default: equal)"
+    )
+    parser.add_argument("--tenants", default="", metavar="A=1,B=2", help="weights of tenants")
+    parser.add_argument(
+        "--low-share",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="share of requests of low importance, 0 to 1",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--criterion",
+        default="strict",
+        metavar="C",
+        help="when a request is late: strict, paper or artifact (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--profile",
+        default="a100-80gb/llama-3-8b/tp1",
+        metavar="NAME",
+        help="step times (default: %(default)s)",
+    )
+    parser.add_argument("--chunk", type=int, metavar="N", help="tokens per step of fixed-chunk policies")
+    parser.add_argument("--kv-tokens", type=int, default=425_000, metavar="N", help="KV cache of a replica")
+    parser.add_argument("--max-num-seqs", type=int, default=256, metavar="N", help="running requests at most")
+    parser.add_argument(
+        "--max-num-batched-tokens", type=int, default=8192, metavar="N", help="tokens of a step at most"
+    )
+    parser.add_argument("--role", default="both", metavar="ROLE", help="both, prefill or decode")
+    parser.add_argument("--replicas", type=int, default=1, metavar="N", help="size of the fleet")
+    parser.add_argument("--router", default="round-robin", metavar="NAME", help="round-robin, least-loaded")
+    parser.add_argument("--check", action="store_true", help="check every law at every step; slow")
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for stdout, alone")
+
+
+def make_book(args: argparse.Namespace) -> QosBook:
+    """Return the classes. Raises UsageError naming file and line."""
+    from niyama.qosfile import QosFileError, load_book
+
+    if args.qos is None:
+        return paper_book()
+    try:
+        return load_book(args.qos)
+    except QosFileError as error:
+        raise UsageError(str(error)) from None
+
+
+def make_workload(args: argparse.Namespace) -> Any:
+    """Return the workload. Raises UsageError naming the option."""
+    from niyama.workload.arrivals import parse_arrivals
+    from niyama.workload.generate import Workload, load_lengths
+
+    try:
+        lengths = load_lengths(args.trace)
+        instants = [row.arrived_at for row in lengths if row.arrived_at is not None]
+        arrivals = parse_arrivals(args.arrivals, instants if len(instants) == len(lengths) else [])
+        return Workload(
+            name=args.trace,
+            lengths=lengths,
+            book=make_book(args),
+            arrivals=arrivals,
+            mix=_weights("--mix", args.mix),
+            tenants=_weights("--tenants", args.tenants),
+            low_share=args.low_share,
+            is_recorded=args.arrivals == "recorded",
+            seed=args.seed,
+        )
+    except ValueError as error:
+        raise UsageError(one_line(str(error))) from None
+
+
+def make_setup(args: argparse.Namespace, policy: str) -> Any:
+    """Return what serves, under a policy. Raises UsageError naming the option."""
+    from niyama.sim.fleet import ROUTERS
+    from niyama.sim.live import ReplicaLimits
+    from niyama.sim.run import Setup
+    from niyama.sim.verdicts import CRITERIA
+
+    for option, value, known in (
+        ("--criterion", args.criterion, CRITERIA),
+        ("--router", args.router, ROUTERS),
+    ):
+        if value not in known:
+            raise UsageError(f"{option}: {shown(value)} is unknown; allowed: {listed(known)}")
+    if args.replicas < 1:
+        raise UsageError(f"--replicas: {args.replicas} is not a fleet; allowed: a whole number >= 1")
+    try:
+        limits = ReplicaLimits(
+            num_kv_tokens=args.kv_tokens,
+            max_num_seqs=args.max_num_seqs,
+            max_num_batched_tokens=args.max_num_batched_tokens,
+            role=args.role,
+        )
+        setup = Setup(
+            policy=policy,
+            profile=args.profile,
+            chunk=args.chunk,
+            criterion=args.criterion,
+            limits=limits,
+            num_replicas=args.replicas,
+            router=ROUTERS[args.router],
+            is_checked=args.check,
+        )
+        setup.replica(lambda served: None)
+    except ValueError as error:
+        raise UsageError(one_line(str(error))) from None
+    return setup
+
+
+def duration_s(args: argparse.Namespace, book: QosBook) -> float:
+    """Return for how long requests arrive, unless their number is given."""
+    if args.hours is not None:
+        if not 0 < args.hours < 24 * 366:
+            raise UsageError(f"--hours: {args.hours:g} is not a duration; allowed: hours > 0")
+        return float(args.hours) * 3600.0
+    slos = (part for c in book.classes.values() for part in (c.slo.ttft_s, c.slo.ttlt_s) if part is not None)
+    return max(SHORTEST_RUN_S, RUN_PER_SLO * max(slos, default=0.0))
+
+
+def num_requests(args: argparse.Namespace, book: QosBook, qps: float) -> int:
+    """Return how many requests arrive at a rate."""
+    if args.requests is None:
+        return max(1, round(duration_s(args, book) * qps))
+    if args.requests < 1:
+        raise UsageError(f"--requests: {args.requests} is none; allowed: a whole number >= 1")
+    return int(args.requests)
+
+
+def write_json(result: dict[str, Any], target: str) -> None:
+    """Write a result to a file, or to stdout for `-`. Raises UsageError if the file cannot be written."""
+    text = json.dumps(result, indent=2) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(target).write_text(text, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UsageError(one_line(f"--json {target}: cannot write: {reason}")) from None
+
+
+class Progress:
+    """One line on stderr, renewed about once a second on a terminal, every ten elsewhere."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._is_terminal = sys.stderr.isatty()
+        self._began_at = time.monotonic()
+        self._due_at = self._began_at + FIRST_WORD_S
+        self._is_shown = False
+
+    def show(self, text: str) -> None:
+        """Show how far the work is, if it is time to."""
+        now = time.monotonic()
+        if now < self._due_at:
+            return
+        self._due_at = now + (1.0 if self._is_terminal else 10.0)
+        line = f"{self._label}: {text}"
+        print(
+            f"\r\x1b[K{line}" if self._is_terminal else line,
+            end="" if self._is_terminal else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
+        self._is_shown = True
+
+    def end(self) -> None:
+        """Clear the line."""
+        if self._is_shown and self._is_terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Wall-clock time since the work began, seconds."""
+        return time.monotonic() - self._began_at
+
+
+def _weights(option: str, text: str) -> dict[str, float]:
+    """Return the weights in `a=1,b=2`."""
+    weights: dict[str, float] = {}
+    for part in filter(None, (word.strip() for word in text.split(","))):
+        name, _, value = part.partition("=")
+        try:
+            weights[name.strip()] = float(value)
+        except ValueError:
+            raise UsageError(f"{option}: {shown(part)} is no weight; allowed: NAME=NUMBER,...") from None
+    return weights

@@ -1,0 +1,170 @@
+"""The highest load at which no class has more than a given share of late requests.
+
+By bisection on a grid of loads, on common random numbers: every probe sees the same requests, only
+closer together or further apart. A probe ends early once some class has more late requests than
+it may have in all, so overload costs little.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from niyama.sim.run import Setup, simulate
+from niyama.sim.verdicts import Served
+from niyama.workload.generate import Workload
+
+DEFAULT_RESOLUTION = 100
+"""Loads to choose from, up to the bound."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is probed.
+
+    Attributes:
+        setup: The fleet and its policy; its criterion decides who is late.
+        workload: What arrives.
+        duration_s: For how long requests arrive; None if `num_requests` says how many.
+        max_late: Share of a class that may be late.
+    """
+
+    setup: Setup
+    workload: Workload
+    duration_s: float | None = 4 * 3600.0
+    num_requests: int | None = None
+    max_late: float = 0.01
+
+    def size(self, qps: float) -> int:
+        """Return how many requests arrive at a load."""
+        if self.num_requests is not None:
+            return self.num_requests
+        assert self.duration_s is not None
+        return max(1, round(self.duration_s * qps))
+
+
+class Probe(NamedTuple):
+    """One simulated load.
+
+    Attributes:
+        late_share: Late requests among all of a class; at least so many if the run was given up.
+        is_complete: Whether the run came to its end.
+    """
+
+    policy: str
+    qps: float
+    is_met: bool
+    late_share: dict[str, float]
+    is_complete: bool
+
+
+@dataclass(slots=True)
+class Search:
+    """A bisection over 0..high: `low` is met, or 0; `high` is not."""
+
+    low: int
+    high: int
+    probes: list[Probe] = field(default_factory=list)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the answer, `low`, is found."""
+        return self.high - self.low <= 1
+
+    def points(self, most: int) -> list[int]:
+        """Return up to `most` different points that split what is left evenly."""
+        width = self.high - self.low
+        most = min(most, width - 1)
+        return sorted({self.low + round(width * n / (most + 1)) for n in range(1, most + 1)})
+
+    def learn(self, point: int, probe: Probe) -> None:
+        """Narrow the range by what a probe at a point found."""
+        self.probes.append(probe)
+        if probe.is_met:
+            self.low = max(self.low, point)
+        else:
+            self.high = min(self.high, point)
+
+
+def probe(question: Question, qps: float) -> Probe:
+    """Simulate one load."""
+    arrivals = list(question.workload.requests(qps, question.size(qps)))
+    totals = Counter(arrival.request.qos_class for arrival in arrivals)
+    criterion = question.setup.criterion
+    late: Counter[str] = Counter()
+
+    def is_lost(done: Served) -> bool:
+        if not done.is_late(criterion):
+            return False
+        name = done.request.qos_class
+        late[name] += 1
+        return late[name] > question.max_late * totals[name]
+
+    run = simulate(question.setup, arrivals, give_up=is_lost)
+    shares = {name: late[name] / totals[name] for name in sorted(totals)}
+    is_met = run.is_complete and all(share <= question.max_late for share in shares.values())
+    return Probe(question.setup.policy, qps, is_met, shares, run.is_complete)
+
+
+def capacities(
+    questions: Sequence[Question],
+    bound_qps: float,
+    *,
+    resolution: int = DEFAULT_RESOLUTION,
+    jobs: int = 1,
+    progress: Callable[[Probe], None] = lambda probe: None,
+) -> list[Search]:
+    """Return the finished search of every question; its `low` times `bound_qps / resolution` is the answer.
+
+    Args:
+        questions: One per policy.
+        bound_qps: Nobody serves more than this.
+        resolution: The answer is a multiple of this part of the bound.
+        jobs: Processes. More than there are questions probe several loads of each at once.
+        progress: Hears of every probe.
+    """
+    searches = [Search(0, resolution + 1) for _ in questions]
+    with _Pool(jobs) as pool:
+        while open_ones := [n for n, search in enumerate(searches) if not search.is_done]:
+            most = max(1, jobs // len(open_ones))
+            tasks = [(n, point) for n in open_ones for point in searches[n].points(most)]
+            loads = [(questions[n], point * bound_qps / resolution) for n, point in tasks]
+            for (n, point), found in zip(tasks, pool.map(loads), strict=True):
+                searches[n].learn(point, found)
+                progress(found)
+    return searches
+
+
+def _proxy(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(mapping)
+
+
+def _pickle_proxy(proxy: MappingProxyType[Any, Any]) -> tuple[Any, ...]:
+    return _proxy, (dict(proxy),)
+
+
+copyreg.pickle(MappingProxyType, _pickle_proxy)  # the QoS book holds some, and goes to the processes
+
+
+class _Pool:
+    """Runs probes, in this process if one is enough."""
+
+    def __init__(self, jobs: int) -> None:
+        self._executor = ProcessPoolExecutor(jobs) if jobs > 1 else None
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+    def map(self, loads: Iterable[tuple[Question, float]]) -> Iterator[Probe]:
+        if self._executor is None:
+            return (probe(*load) for load in loads)
+        return self._executor.map(probe, *zip(*loads, strict=True))

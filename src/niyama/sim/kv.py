@@ -1,0 +1,43 @@
+"""KV cache memory in blocks, as vLLM counts it (vllm/v1/core/kv_cache_manager.py).
+
+A request holds whole blocks for the tokens in its KV. A decoding one needs a new block every
+`BLOCK_TOKENS` steps; who needs one in which step is known when it begins to decode, so the pool keeps
+a count per step number modulo the block size, and nothing is done per decode and step.
+"""
+
+from __future__ import annotations
+
+BLOCK_TOKENS = 16
+
+
+def num_blocks_for(num_tokens: int) -> int:
+    """Return the blocks that hold so many tokens."""
+    return -(-num_tokens // BLOCK_TOKENS)
+
+
+class KvPool:
+    """Blocks, free and taken (L4).
+
+    Attributes:
+        num_blocks: All of them.
+        free: Those that nobody holds.
+    """
+
+    __slots__ = ("_growers", "free", "num_blocks")
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self.free = num_blocks
+        self._growers = [0] * BLOCK_TOKENS
+
+    def growth(self, step: int) -> int:
+        """Return how many blocks the decoding requests need in a step."""
+        return self._growers[step % BLOCK_TOKENS]
+
+    def join(self, step: int, num_tokens: int) -> None:
+        """Count a request that decodes from `step` on with so many tokens in KV before it."""
+        self._growers[(step - num_tokens) % BLOCK_TOKENS] += 1
+
+    def leave(self, step: int, num_tokens: int) -> None:
+        """Take back what `join` was told."""
+        self._growers[(step - num_tokens) % BLOCK_TOKENS] -= 1

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from niyama.cli import main
+from niyama.latency import get_profile
+from niyama.qos import QosBook, QosClass, Slo, paper_book
+from niyama.sim.bounds import bounds, mean_request
+from niyama.sim.capacity import Probe, Question, Search, capacities
+from niyama.sim.live import ReplicaLimits
+from niyama.sim.run import Setup
+from niyama.workload.arrivals import poisson
+from niyama.workload.generate import Shares, Workload, load_lengths
+from niyama.workload.tracefile import TraceRow
+
+UNLIMITED = ReplicaLimits(num_kv_tokens=10**9, max_num_seqs=10**6)
+PROFILE = "a100-80gb/llama-3-8b/tp1"
+
+
+def workload(trace: str, book: QosBook | None = None) -> Workload:
+    return Workload(name=trace, lengths=load_lengths(trace), book=book or paper_book(), arrivals=poisson)
+
+
+@pytest.mark.parametrize(("trace", "qps"), [("azure-code", 4.83), ("sharegpt", 2.40), ("azure-conv", 6.6)])
+def test_bound_without_memory_limits_is_the_known_throughput(trace: str, qps: float) -> None:
+    assert bounds(workload(trace), get_profile(PROFILE), UNLIMITED).qps == pytest.approx(qps, rel=0.01)
+
+
+def test_bounds_shrink_with_memory_and_with_a_pace() -> None:
+    profile = get_profile(PROFILE)
+    free = bounds(workload("sharegpt"), profile, UNLIMITED)
+    tight = bounds(workload("sharegpt"), profile, ReplicaLimits(num_kv_tokens=100_000))
+    assert free.tbt_qps < free.qps
+    assert tight.qps < free.qps
+
+
+def test_bound_with_a_pace_is_the_bound_if_no_class_has_one() -> None:
+    book = QosBook("b", {"b": QosClass("b", Slo(ttlt_s=60.0))})
+    found = bounds(workload("azure-code", book), get_profile(PROFILE), UNLIMITED)
+    assert found.tbt_qps == found.qps
+
+
+def test_mean_request_weighs_the_context_by_the_tokens_that_see_it() -> None:
+    rows = Shares([(TraceRow(None, 100, 1), 1.0), (TraceRow(None, 200, 3), 1.0)])
+    found = mean_request(Workload(name="x", lengths=rows, book=paper_book(), arrivals=poisson))
+    assert found == (150.0, 1.0, 201.0)
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+@pytest.mark.parametrize("answer", range(11))
+def test_search_finds_the_last_load_that_is_met(answer: int, most: int) -> None:
+    search = Search(0, 11)
+    for _ in range(10):
+        for point in search.points(most):
+            search.learn(point, Probe("p", float(point), point <= answer, {}, True))
+    assert search.is_done
+    assert search.low == answer
+
+
+def test_capacity_does_not_depend_on_the_number_of_processes() -> None:
+    question = Question(setup=Setup(policy="fcfs"), workload=workload("azure-code"), duration_s=300.0)
+    one, two = (capacities([question], 4.8, resolution=6, jobs=jobs) for jobs in (1, 2))
+    assert one[0].low == two[0].low
+    assert 0 < one[0].low < 6
+
+
+def test_probe_that_is_lost_is_given_up() -> None:
+    question = Question(setup=Setup(policy="fcfs"), workload=workload("azure-code"), num_requests=3000)
+    (search,) = capacities([question], 40.0, resolution=1)
+    (lost,) = search.probes
+    assert (lost.is_met, lost.is_complete) == (False, False)
+    assert max(lost.late_share.values()) == pytest.approx(0.01, abs=0.002)
+
+
+def test_capacity_command_writes_the_promised_fields(tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    words = "capacity --hours 0.05 --resolution 3 --policies fcfs,edf --criterion paper --json"
+    assert main([*words.split(), str(target)]) == 0
+    result = json.loads(target.read_text())
+    assert set(result) >= {"criterion", "capacity_qps", "bound_qps", "bound_tbt_qps", "probes"}
+    assert result["criterion"] == "paper"
+    assert list(result["capacity_qps"]) == ["fcfs", "edf"]
+    assert all(0 <= qps <= result["bound_qps"] for qps in result["capacity_qps"].values())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--max-late 1", "--max-late: 1 is no share; allowed: 0 to below 1"),
+        ("--jobs 0", "--jobs: 0 is not allowed"),
+        ("--policies edf,best", "policy: 'best' is unknown; allowed: edf, fcfs"),
+        ("--criterion loose", "--criterion: 'loose' is unknown; allowed: strict, paper, artifact"),
+        ("--trace none.csv", "none.csv: cannot read the trace"),
+        ("--mix chat=1", "class: 'chat' is not in the QoS book"),
+        ("--mix chat", "--mix: 'chat' is no weight; allowed: NAME=NUMBER"),
+        ("--profile h100", "profile: 'h100' is unknown"),
+        ("--kv-tokens 0", "num_kv_tokens: 0 is not allowed"),
+        ("--hours 0", "--hours: 0 is not a duration"),
+        ("--requests 0", "--requests: 0 is none"),
+    ],
+)
+def test_capacity_command_refuses_bad_input_in_one_line(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["capacity", *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
