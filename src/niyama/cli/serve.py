@@ -74,7 +74,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--qos", metavar="FILE", help="QoS file (default: the built-in three tiers)")
     parser.add_argument(
-        "--policy", default="niyama", metavar="NAME", help="scheduling policy (default: niyama)"
+        "--policy",
+        default="niyama",
+        metavar="NAME",
+        help="niyama (default), paper, or a baseline: edf, fcfs, priority, sjf, srpf",
     )
     parser.add_argument(
         "--pacing",

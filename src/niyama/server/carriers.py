@@ -31,10 +31,14 @@ MAX_HEADER_CHARS = 256
 
 _HEADERS = {
     asking.CLASS_KEY: ("x-niyama-class",),
-    asking.TTFT_KEY: ("x-llm-d-slo-ttft-ms", "x-slo-ttft-ms"),
-    asking.TBT_KEY: ("x-llm-d-slo-tpot-ms", "x-slo-tpot-ms"),
+    asking.TTFT_KEY: ("x-llm-d-slo-ttft-ms", "x-slo-ttft-ms", "x-niyama-ttft-ms"),
+    asking.TBT_KEY: ("x-llm-d-slo-tpot-ms", "x-slo-tpot-ms", "x-niyama-tbt-ms"),
     asking.TTLT_KEY: ("x-niyama-ttlt-ms",),
-    asking.TENANT_KEY: ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id"),
+    asking.TENANT_KEY: (
+        "x-llm-d-inference-fairness-id",
+        "x-gateway-inference-fairness-id",
+        "x-niyama-tenant",
+    ),
 }
 _OBJECTIVE_HEADERS = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
 _OUR_HEADERS = frozenset(name for names in (*_HEADERS.values(), _OBJECTIVE_HEADERS) for name in names)

@@ -12,6 +12,7 @@ from niyama.asking import CLASS_KEY
 from niyama.engines.vllm.steplog import StepLog
 from niyama.engines.vllm.view import Viewed
 from niyama.scheduling.base import BasePolicy
+from niyama.scheduling.deadlines import last_token_due_at
 from niyama.scheduling.policy import LatencyModel, Launch, Plan, Request, StepOutcome
 from niyama.scheduling.promises import Promises
 from niyama.settings import Settings
@@ -194,8 +195,14 @@ class Books:
         slacks: dict[str, float] = {}
         jobs, launch = policy.ledger.jobs, policy.ledger.num_launches
         for request_id, due_at in policy.pacer.all_due(launch):
-            name = jobs[request_id].request.qos_class
-            slacks[name] = min(slacks.get(name, float("inf")), due_at - now_s)
+            job = jobs[request_id]
+            slo, name = job.request.slo, job.request.qos_class
+            # Without a TBT the pace is the policy's own means; the promise is the last token.
+            left = max(1, job.expected_output - policy.ledger.num_output_tokens(job))
+            slack_s = last_token_due_at(job.request) - now_s - left * policy.step_s
+            if slo.tbt_s is not None:
+                slack_s = min(slack_s, due_at - now_s)
+            slacks[name] = min(slacks.get(name, float("inf")), slack_s)
         for job in islice(policy.in_order(), MAX_SCANNED):
             name = job.request.qos_class
             slack_s = job.due_at - now_s - job.remaining * policy.token_s
