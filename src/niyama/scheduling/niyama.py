@@ -87,7 +87,7 @@ class NiyamaPolicy(BasePolicy):
         has_drifted = not self._token_s / DRIFT < token_s < self._token_s * DRIFT
         if has_drifted:
             self._token_s = token_s
-        if self.load.follow(now_s) or has_drifted:
+        if self.load.follow(now_s, self.backlog.margin - now_s) or has_drifted:
             self._sweeps = [(order, None) for order in (self.set_aside, self.backlog)]
         if self._sweeps and self.ledger.num_launches % REKEY_EVERY == 0:
             order, last = self._sweeps.pop()

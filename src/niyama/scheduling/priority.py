@@ -65,9 +65,16 @@ class Load:
         """Return the load: work that arrived per second, averaged over about LOAD_WINDOW_S."""
         return self._decayed(now_s) / LOAD_WINDOW_S
 
-    def follow(self, now_s: float) -> bool:
-        """Move the level to the load; return whether it changed."""
-        wanted = (self.share(now_s) - LOAD_KNEE) / LOAD_PER_LEVEL
+    def follow(self, now_s: float, margin_s: float = 0.0) -> bool:
+        """Move the level to the load; return whether it changed.
+
+        Args:
+            now_s: The instant.
+            margin_s: How much later everybody could start and still be in time. While that is
+                longer than the load is averaged over, nobody is pressed, and EDF is right.
+        """
+        load = self.share(now_s) if margin_s < LOAD_WINDOW_S else 0.0
+        wanted = (load - LOAD_KNEE) / LOAD_PER_LEVEL
         if self.level - 1 - HYSTERESIS < wanted <= self.level + HYSTERESIS:
             return False
         level = min(MAX_LEVEL, max(0, math.ceil(wanted)))

@@ -111,7 +111,7 @@ def test_relegated_request_that_made_progress_needs_less_room_to_come_back() -> 
 def test_order_follows_load_from_deadlines_to_shortest_work() -> None:
     """Three times more work than the engine can do: what is short goes first, though due later."""
     policy = NiyamaPolicy(linear_model(fixed_s=1 / 8, token_s=1 / 512, decode_s=0.0))
-    for request_id, ttft_s, num_tokens in (("long", 50.0, 8000), ("short", 55.0, 100)):
+    for request_id, ttft_s, num_tokens in (("long", 40.0, 8000), ("short", 45.0, 100)):
         policy.arrive(Request(request_id, 0.0, Slo(ttft_s=ttft_s), num_tokens, 9), 0.0)
     policy.plan(0.0, LIMITS)
     assert [job.request_id for job in policy.in_order()] == ["long", "short"]

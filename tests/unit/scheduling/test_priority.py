@@ -102,3 +102,12 @@ def test_hybrid_key_lower_importance_stands_back_only_under_load() -> None:
     normal, low = (job(Slo(ttft_s=1.0), importance=each) for each in (Importance.NORMAL, Importance.LOW))
     assert hybrid_key(low, 6.0, 0.0) == hybrid_key(normal, 6.0, 0.0)
     assert hybrid_key(low, 6.0, 0.001) > hybrid_key(normal, 60.0, 0.001)
+
+
+def test_load_without_pressure_keeps_alpha_at_zero() -> None:
+    load = Load()
+    load.add(3 * LOAD_WINDOW_S, 0.0)
+    assert not load.follow(0.0, margin_s=2 * LOAD_WINDOW_S)
+    assert load.level == 0
+    assert load.follow(0.0, margin_s=1.0)
+    assert load.level > 0
