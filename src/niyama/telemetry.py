@@ -110,7 +110,7 @@ class ClassState(ClassTotals):
         prefilling: Started requests without a first token that are in the current step.
         decoding: Requests that have their first token.
         held: Started prefills that the last plan passed over.
-        relegated: Requests set aside now; those that have begun count as prefilling or held, too.
+        relegated: Requests set aside now, started or not; they are in no other count.
         tightest_slack_s: Least slack among the live requests; None when nothing is due.
         slo: The promise.
         importance: ``high``, ``normal`` or ``low``.

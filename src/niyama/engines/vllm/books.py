@@ -171,8 +171,9 @@ class Books:
                 relegated_queued[track.qos_class] += track.phase == QUEUED
         held = dict.fromkeys(self._counts, 0)
         for request_id in plan.held if plan is not None else ():
-            if request_id in self._tracks:
-                held[self._tracks[request_id].qos_class] += 1
+            track_or_none = self._tracks.get(request_id)
+            if track_or_none is not None and not track_or_none.is_relegated:
+                held[track_or_none.qos_class] += 1
         states: dict[str, ClassState] = {}
         for name, qos_class in self._book.classes.items():
             queued, prefilling, decoding = self._counts[name]
@@ -180,7 +181,7 @@ class Books:
             states[name] = {
                 **self._telemetry.totals(name),
                 "queued": queued - relegated_queued[name],
-                "prefilling": prefilling - held[name],
+                "prefilling": prefilling - held[name] - (relegated[name] - relegated_queued[name]),
                 "decoding": decoding,
                 "held": held[name],
                 "relegated": relegated[name],
