@@ -72,7 +72,7 @@ class ClientSloLimits:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant's share and the classes it may use (None: all of them)."""
+    """The classes that a tenant may use (None: all of them), and its share, which no policy uses yet."""
 
     weight: float = 1.0
     classes: tuple[str, ...] | None = None
