@@ -59,7 +59,8 @@ class Reply:
         """Return an event after so many tokens, in the form of the endpoint."""
         choice: dict[str, Any] = {"index": 0, "finish_reason": "length" if is_last else None}
         choice |= {"delta": {"content": " w"}} if "messages" in self.body else {"text": " w"}
-        event: dict[str, Any] = {"id": "x", "choices": [choice]}
+        kind = "chat.completion.chunk" if "messages" in self.body else "text_completion"
+        event: dict[str, Any] = {"id": "x", "object": kind, "choices": [choice]}
         options = self.body.get("stream_options") or {}
         if options.get("continuous_usage_stats"):
             event["usage"] = self.usage(num_tokens)
