@@ -1,17 +1,18 @@
 """Does `niyama bench` measure what other clients measure? The same trace by both, side by side.
 
-A server with the demo model gets the same requests at the same instants in turn from our client and from one
-that shares no code with it: `vllm bench serve` (comes with vLLM) or NVIDIA's aiperf, which wants an
-environment of its own:
+A server gets the same requests at the same instants in turn from our client and from one that shares no
+code with it: `vllm bench serve` (comes with vLLM) or NVIDIA's aiperf, which wants an environment of its
+own:
 
     uv venv /tmp/aiperf && uv pip install --python /tmp/aiperf/bin/python aiperf
 
 Turns alternate and each figure is the median over the turns, because the machine is never the same
-twice; `noise` is how far our own turns are apart. Expected on a quiet machine: TTFT and
-end-to-end p50, p90 and p99 within 5 %. Status 1 if they are not.
+twice; `noise` is how far our own turns are apart. Expected: TTFT and end-to-end p50, p90 and p99 within
+5 %; status 1 if they are not. With the demo model that needs a quiet machine; `--server waiting` computes
+nothing, so that only the clients differ.
 
     python benchmarks/independent_client.py [--client vllm|aiperf] [--aiperf PATH]
-                                            [--qps 4] [--seconds 60] [--repeats 3]
+               [--server niyama|stock|waiting] [--qps 4] [--seconds 60] [--repeats 3]
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from servers import serving
+from servers import free_port, serving
+from waiting import waiting
 
 from niyama import demo_model
 from niyama.bench.planned import Lengths, Planned, make_plan
@@ -207,7 +210,8 @@ def main() -> int:
     )
     parser.add_argument("--client", choices=("vllm", "aiperf"), default="vllm")
     parser.add_argument("--aiperf", default="aiperf", metavar="PATH", help="the command")
-    parser.add_argument("--url", help="a server with the demo model; one is started if left out")
+    parser.add_argument("--server", choices=("niyama", "stock", "waiting"), default="niyama")
+    parser.add_argument("--url", help="a server that runs already, its model named demo")
     parser.add_argument("--trace", default="azure-conv")
     parser.add_argument("--qps", type=float, default=4.0)
     parser.add_argument("--seconds", type=float, default=60.0)
@@ -218,10 +222,13 @@ def main() -> int:
     args = parser.parse_args()
     folder = Path(mkdtemp(prefix="niyama-independent-"))
     if args.url:
-        result = compare(args, args.url, folder)
+        server = nullcontext(args.url)
+    elif args.server == "waiting":
+        server = waiting(free_port())
     else:
-        with serving("niyama", folder / "server.log") as url:
-            result = compare(args, url, folder)
+        server = serving(args.server, folder / "server.log")
+    with server as url:
+        result = compare(args, url, folder)
     print(f"{'':<12}{'niyama':>10}{args.client:>10}{'difference':>12}{'noise':>8}")
     for row in result["rows"]:
         print(
