@@ -22,7 +22,7 @@ class VllmHost(Generic[P]):
         self._prompts: dict[str, list[int]] = {}
         # vLLM keeps one block for itself.
         num_blocks = None if num_kv_tokens is None else num_kv_tokens // BLOCK_TOKENS + 1
-        self._scheduler = rig.use(policy="contract", num_blocks=num_blocks, qos=BOOK)
+        self._scheduler = rig.use(policy="contract", num_blocks=num_blocks, qos=BOOK, check_laws=True)
         policy = self._scheduler.niyama.policy
         assert isinstance(policy, kind)
         self.policy: P = policy
