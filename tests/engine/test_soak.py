@@ -15,6 +15,7 @@ pytestmark = pytest.mark.engine
 MINUTES = 2.5
 
 
+@pytest.mark.timeout(1200)
 def test_short_soak_finds_nothing_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
