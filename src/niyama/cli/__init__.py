@@ -16,7 +16,16 @@ from typing import NoReturn
 from niyama import __version__
 from niyama.wording import one_line
 
-_VERBS = ("serve", "simulate", "capacity", "plan", "bench", "qos", "steps")  # in the order of the help
+_VERBS = (
+    "serve",
+    "simulate",
+    "capacity",
+    "plan",
+    "bench",
+    "qos",
+    "steps",
+    "soak",
+)  # in the order of the help
 
 
 class UsageError(Exception):
