@@ -186,11 +186,13 @@ def sse_server(**attributes: Any) -> Iterator[SseServer]:
         stop.append(lambda: loop.call_soon_threadsafe(over.set))
         ready.set()
         await over.wait()
-        listening.close()
-        # Only handlers that have begun are cancelled: one cancelled before closes no socket.
         me = asyncio.current_task()
+        # asyncio loses the socket of a connection that it is still accepting when the server closes.
+        while asyncio.all_tasks() - {me} - server.handlers:
+            await asyncio.sleep(0.01)
+        listening.close()
         while others := asyncio.all_tasks() - {me}:
-            for task in others & server.handlers:
+            for task in others:
                 task.cancel()
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.01)  # transports that were closed let go of their sockets

@@ -101,7 +101,10 @@ async def refuse(reply: Reply) -> None:
     ("changes", "said"),
     [
         ({}, "a warm-up request failed: HTTP 503: busy"),
-        ({"num_warmup": 0, "qps": None, "load": 1.0}, "what the server sustains: HTTP 503: busy"),
+        (
+            {"num_warmup": 0, "qps": None, "load": 1.0, "saturation_in_flight": 4},
+            "what the server sustains: HTTP 503: busy",
+        ),
         ({"num_warmup": 0, "num_requests": None, "seconds": 1e-9}, "no request arrives in 1e-09 s"),
     ],
 )
