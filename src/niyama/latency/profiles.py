@@ -67,6 +67,18 @@ class LinearProfile(ChunkSearch):
         """Return the fixed share of the prediction."""
         return self.margin * predicted_s
 
+    def _guess(self, shape: BatchShape, context: int, limit_s: float, max_tokens: int) -> int | None:
+        """Solve each of the two models for the chunk; the last digits may be lost on the way."""
+        limit_s = limit_s / (1.0 + self.margin)
+        if limit_s == math.inf:
+            return max_tokens
+        empty = shape.with_chunk(0, context)
+        num_tokens = _solve(self.small, empty, limit_s)
+        to_boundary = self.boundary_tokens - shape.num_prefill_tokens - shape.num_decode_tokens
+        if num_tokens >= to_boundary:
+            num_tokens = max(to_boundary, _solve(self.large, empty, limit_s))
+        return int(max(0, min(num_tokens, max_tokens)))
+
     def observe(self, shape: BatchShape, duration_s: float) -> None:
         """Ignore the step: a profile is fixed."""
 
@@ -84,6 +96,13 @@ def _evaluate(cost: LinearCost, shape: BatchShape, num_prefill_tokens: int) -> f
         + cost.per_decode_context * shape.decode_context
         + cost.per_prefill_context * shape.prefill_context
     )
+
+
+def _solve(cost: LinearCost, shape: BatchShape, limit_s: float) -> float:
+    """Return how many more prefill tokens a step may have to last `limit_s`; may be negative."""
+    room_s = limit_s - _evaluate(cost, shape, shape.num_prefill_tokens)
+    token_s = cost.per_token + cost.per_prefill_token
+    return room_s / token_s if token_s > 0 else math.copysign(math.inf, room_s)
 
 
 _FACTORIES: dict[str, Callable[[float], ChunkSearch]] = {}

@@ -159,17 +159,21 @@ class BasePolicy:
 
     def _planned(self, filled: Filled, slack_s: float, relegated: list[str], restored: list[str]) -> Plan:
         """Return the plan that runs what is filled in and holds every other started prefill."""
-        predicted_s = self.model.predict_s(filled.shape)
-        running = {chunk.request_id for chunk in filled.chunks}
+        shape = filled.shape
+        predicted_s = self.model.predict_s(shape)
+        held: list[str] = []
+        if self.ledger.started:
+            running = [chunk.request_id for chunk in filled.chunks]
+            held = [i for i in self.ledger.started if i not in running]
         return Plan(
-            budget=filled.shape.num_prefill_tokens + filled.shape.num_decode_tokens,
-            chunks=filled.chunks,
+            shape.num_prefill_tokens + shape.num_decode_tokens,
+            filled.chunks,
+            shape,
+            predicted_s,
             spares=filled.spares,
-            held=[i for i in self.ledger.started if i not in running],
+            held=held,
             relegated=relegated,
             restored=restored,
-            shape=filled.shape,
-            predicted_s=predicted_s,
             slack_s=slack_s,
             is_late=predicted_s > slack_s,
         )

@@ -8,7 +8,6 @@ changes the size of a step. A policy whose order can change holds started prefil
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from niyama.scheduling.backlog import Backlog, Key
 from niyama.scheduling.base import BasePolicy
@@ -39,7 +38,7 @@ class FixedChunkPolicy(BasePolicy):
     def plan(self, now_s: float, limits: Limits) -> Plan:
         """See `Policy.plan`. O(log n) in waiting requests."""
         decodes = self.ledger.decode_shape(limits.tokens_per_decode)
-        capped = replace(limits, token_budget=min(self.chunk, limits.token_budget))
+        capped = limits.capped(self.chunk)
         filled = fill(self.in_order(), self._started_in_order, decodes, now_s, None, capped, self.model)
         return self._planned(filled, self.slack_s(now_s), [], [])
 
@@ -52,7 +51,7 @@ class FixedChunkPolicy(BasePolicy):
 
     def _enqueue(self, job: Job, now_s: float) -> None:
         key = (*self.key(job), job.request.arrived_at)
-        self._order.put(job.request_id, key, job.remaining * self.token_s, job.due_at)
+        self._order.put(job.request_id, key, 0.0, job.due_at)
 
     def _dequeue(self, job: Job) -> None:
         self._order.discard(job.request_id)

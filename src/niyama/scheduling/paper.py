@@ -14,7 +14,6 @@ Importance, cached work, measured lengths and a restoration have no part in it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from niyama.scheduling.backlog import Backlog
 from niyama.scheduling.base import BasePolicy
@@ -78,7 +77,7 @@ class PaperPolicy(BasePolicy):
         slack_s = self.slack_s(now_s)
         size = self._step_size(decodes, slack_s, limits)
         relegated = self._relegate(now_s, size - decodes.num_decode_tokens)
-        capped = replace(limits, token_budget=min(size, limits.token_budget))
+        capped = limits.capped(size)
         filled = fill(self.in_order(), self._started_in_order, decodes, now_s, None, capped, self.model)
         return self._planned(filled, slack_s, relegated, [])
 
@@ -168,7 +167,7 @@ class PaperPolicy(BasePolicy):
         job.due_at = self._deadline_at(job.request)
         priority = job.due_at + self.alpha_s * job.remaining
         key = (job.relegated, priority, job.request.arrived_at)
-        self._order.put(job.request_id, key, job.remaining / self.prefill_rate, job.due_at)
+        self._order.put(job.request_id, key, 0.0, job.due_at)
 
     def _dequeue(self, job: Job) -> None:
         self._order.discard(job.request_id)

@@ -64,11 +64,13 @@ class Live:
         "num_output",
         "num_preempted",
         "request",
+        "request_id",
         "worst_s",
     )
 
     def __init__(self, request: Request, num_output: int) -> None:
         self.request = request
+        self.request_id = request.request_id
         self.num_output = num_output
         self.computed = 0
         self.num_blocks = 0
@@ -80,11 +82,6 @@ class Live:
         self.worst_s = 0.0
         self.is_relegated = False
         self.num_preempted = 0
-
-    @property
-    def request_id(self) -> str:
-        """The request's id."""
-        return self.request.request_id
 
     @property
     def num_to_compute(self) -> int:
