@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from niyama.latency.search import ChunkSearch
@@ -25,7 +24,6 @@ class LinearCost(NamedTuple):
     per_prefill_context: float
 
 
-@dataclass(frozen=True, slots=True)
 class LinearProfile(ChunkSearch):
     """Two linear models of one step, for small and for large batches.
 
@@ -37,16 +35,17 @@ class LinearProfile(ChunkSearch):
         margin: Share of the prediction to add for safety, >= 0; the artifact has 0.2.
     """
 
-    name: str
-    small: LinearCost
-    large: LinearCost
-    boundary_tokens: int
-    margin: float = 0.2
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self, name: str, small: LinearCost, large: LinearCost, boundary_tokens: int, margin: float = 0.2
+    ) -> None:
         """Raise ValueError for a margin that is negative or not finite."""
-        if not 0 <= self.margin < math.inf:
-            raise ValueError(f"margin: {self.margin!r} is not allowed; give a finite number >= 0")
+        if not 0 <= margin < math.inf:
+            raise ValueError(f"margin: {margin!r} is not allowed; give a finite number >= 0")
+        self.name = name
+        self.small = small
+        self.large = large
+        self.boundary_tokens = boundary_tokens
+        self.margin = margin
 
     def predict_s(self, shape: BatchShape) -> float:
         """Return the model's duration, seconds, > 0; the two models never let a longer chunk cost less.
@@ -54,11 +53,11 @@ class LinearProfile(ChunkSearch):
         The fits disagree by a few per cent where they meet, so the large model starts no lower
         than the small one ends for the same decodes and contexts.
         """
-        num_tokens = shape.num_prefill_tokens + shape.num_decode_tokens
-        if num_tokens <= self.boundary_tokens:
-            return max(MIN_STEP_S, _evaluate(self.small, shape, shape.num_prefill_tokens))
-        predicted_s = _evaluate(self.large, shape, shape.num_prefill_tokens)
-        at_boundary = self.boundary_tokens - shape.num_decode_tokens
+        num_prefill_tokens, num_decode_tokens, _, _, _ = shape
+        at_boundary = self.boundary_tokens - num_decode_tokens
+        if num_prefill_tokens <= at_boundary:
+            return max(MIN_STEP_S, _evaluate(self.small, shape, num_prefill_tokens))
+        predicted_s = _evaluate(self.large, shape, num_prefill_tokens)
         if at_boundary >= 0:
             predicted_s = max(predicted_s, _evaluate(self.small, shape, at_boundary))
         return max(MIN_STEP_S, predicted_s)
@@ -88,13 +87,15 @@ class LinearProfile(ChunkSearch):
 
 
 def _evaluate(cost: LinearCost, shape: BatchShape, num_prefill_tokens: int) -> float:
+    fixed, per_token, per_prefill_token, per_decode_token, per_decode_context, per_prefill_context = cost
+    _, num_decode_tokens, decode_context, prefill_context, _ = shape
     return (
-        cost.fixed
-        + cost.per_token * (num_prefill_tokens + shape.num_decode_tokens)
-        + cost.per_prefill_token * num_prefill_tokens
-        + cost.per_decode_token * shape.num_decode_tokens
-        + cost.per_decode_context * shape.decode_context
-        + cost.per_prefill_context * shape.prefill_context
+        fixed
+        + per_token * (num_prefill_tokens + num_decode_tokens)
+        + per_prefill_token * num_prefill_tokens
+        + per_decode_token * num_decode_tokens
+        + per_decode_context * decode_context
+        + per_prefill_context * prefill_context
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+from niyama.compiled import mypyc_attr
 from niyama.scheduling.policy import BatchShape
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ChunkSearch(ABC):
     """A step-time model that can be asked backwards: how many tokens fit?
 

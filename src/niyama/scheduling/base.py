@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from niyama.compiled import mypyc_attr
 from niyama.latency.lengths import OutputLengthEstimator
 from niyama.scheduling.chunking import Filled
 from niyama.scheduling.deadlines import (
@@ -42,6 +43,7 @@ class InFlight(NamedTuple):
     stalled: Sequence[str]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class BasePolicy:
     """Keeps the books; a subclass orders the prefills and decides the step in `plan`.
 
@@ -224,8 +226,11 @@ class BasePolicy:
         A token that is missing, from this launch or one in flight, makes the next one due earlier,
         but not the ones before it.
         """
-        missing = [*outcome.launch.stalled, *(i for step in self._in_flight for i in step.stalled)]
-        missing += [i for i, num_tokens in outcome.extra_tokens.items() for _ in range(-num_tokens)]
+        missing = list(outcome.launch.stalled)
+        for step in self._in_flight:
+            missing += step.stalled
+        for request_id, num_tokens in outcome.extra_tokens.items():
+            missing += [request_id] * -num_tokens
         for request_id in missing:
             self.pacer.shift(request_id, 1)
         late = [request_id for request_id, _, _ in self.pacer.take_late(launch, outcome.ended_at)]
@@ -236,7 +241,7 @@ class BasePolicy:
     def _set_pace(self, job: Job, now_s: float, launch: int) -> None:
         """Pace a decoding job whose token of `launch` came out now; a late one starts over."""
         request = job.request
-        num_stalled = sum(job.request_id in step.stalled for step in self._in_flight)
+        num_stalled = sum([job.request_id in step.stalled for step in self._in_flight])
         num_in_flight = self.ledger.num_launches - 1 - launch - num_stalled
         num_emitted = self.ledger.num_output_tokens(job) - num_in_flight
         expected = self.lengths.expect(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from niyama.compiled import mypyc_attr
 from niyama.scheduling.backlog import Backlog, Key
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.chunking import fill
@@ -20,6 +21,7 @@ DEFAULT_CHUNK = 256
 """Tokens of one step, decodes included: Sarathi's on a replica that serves interactive requests."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class FixedChunkPolicy(BasePolicy):
     """A strict order and a fixed chunk; a subclass says the order by `key`."""
 
@@ -44,7 +46,9 @@ class FixedChunkPolicy(BasePolicy):
 
     def in_order(self) -> Iterator[Job]:
         """Yield prefills, most urgent first."""
-        return (self.ledger.jobs[i] for i in self._order)
+        jobs = self.ledger.jobs
+        for request_id in self._order:
+            yield jobs[request_id]
 
     def _started_in_order(self) -> list[Job]:
         return sorted(self.ledger.started.values(), key=lambda job: self._order.item(job.request_id).key)

@@ -106,7 +106,7 @@ def fill(
 def _next_in_line(passed_over: list[str], order: Iterator[Job], chunks: list[Chunk]) -> Iterator[str]:
     """Yield who was passed over and who comes behind, but for those that run."""
     yield from passed_over
-    known = {*passed_over, *(chunk.request_id for chunk in chunks)}
+    known = {*passed_over, *[chunk.request_id for chunk in chunks]}
     left = NUM_SPARES - len(passed_over)
     while left > 0:
         job = next(order, None)

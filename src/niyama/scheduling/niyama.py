@@ -14,7 +14,6 @@ Every decode runs in every step.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
 
 from niyama.scheduling.backlog import Backlog, FullKey, Item
 from niyama.scheduling.base import BasePolicy
@@ -125,7 +124,10 @@ class NiyamaPolicy(BasePolicy):
     def in_order(self) -> Iterator[Job]:
         """Yield prefills, most urgent first, those set aside last."""
         jobs = self.ledger.jobs
-        return (jobs[i] for i in chain(self.backlog, self.set_aside))
+        for request_id in self.backlog:
+            yield jobs[request_id]
+        for request_id in self.set_aside:
+            yield jobs[request_id]
 
     def started_in_order(self) -> list[Job]:
         """Return the prefills that have begun, in the same order. O(s log s) for s of them."""

@@ -92,7 +92,9 @@ class PaperPolicy(BasePolicy):
 
     def in_order(self) -> Iterator[Job]:
         """Yield prefills, most urgent first, those set aside last."""
-        return (self.ledger.jobs[i] for i in self._order)
+        jobs = self.ledger.jobs
+        for request_id in self._order:
+            yield jobs[request_id]
 
     def _step_size(self, decodes: BatchShape, slack_s: float, limits: Limits) -> int:
         """Return the tokens of the step, decodes included.

@@ -22,9 +22,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+from niyama.compiled import mypyc_attr
 from niyama.qos import Importance, Slo
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class Request:
     """What a policy may know of a request when it arrives; there is no output length here (L8).
@@ -97,12 +99,13 @@ class BatchShape(NamedTuple):
 
     def with_chunk(self, num_tokens: int, context: int) -> BatchShape:
         """Return the shape with one more prefill chunk that starts after `context` tokens."""
+        num_prefill_tokens, num_decode_tokens, decode_context, prefill_context, pairs = self
         return BatchShape(
-            self.num_prefill_tokens + num_tokens,
-            self.num_decode_tokens,
-            self.decode_context,
-            self.prefill_context + context,
-            self.attention_pairs + num_tokens * (context + num_tokens / 2),
+            num_prefill_tokens + num_tokens,
+            num_decode_tokens,
+            decode_context,
+            prefill_context + context,
+            pairs + num_tokens * (context + num_tokens / 2),
         )
 
 

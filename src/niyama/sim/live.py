@@ -6,11 +6,13 @@ from array import array
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from niyama.compiled import mypyc_attr
 from niyama.scheduling.policy import Request
 
 Role = Literal["both", "prefill", "decode"]
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaLimits:
     """What an engine can hold.
