@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from niyama.compiled import mypyc_attr
 from niyama.scheduling.backlog import Backlog, FullKey, Item
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.chunking import fill
@@ -38,6 +39,7 @@ RELEGATIONS_PER_STEP = 8
 """A bound on a step's work; the first who would be late is dealt with first."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class NiyamaPolicy(BasePolicy):
     """The published mechanisms with a load-following alpha and reversible, feasibility-tested relegation."""
 

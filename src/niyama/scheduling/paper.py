@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from niyama.compiled import mypyc_attr
 from niyama.scheduling.backlog import Backlog
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.chunking import fill
@@ -45,6 +46,7 @@ INTERACTIVE_TBT_S = 0.05
 """Pace of an interactive request that names none; any other's is OUTPUT_TOKEN_S."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class PaperPolicy(BasePolicy):
     """The artifact's `deadline` scheduler behind our seam.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from niyama.scheduling.ledger import Phase
 from niyama.scheduling.niyama import NiyamaPolicy
 from niyama.scheduling.policy import BatchShape, Chunk, Limits, Plan, Request
 
+FIELDS = "budget chunks shape predicted_s spares held stalled relegated restored slack_s is_late".split()
 LIMITS = Limits(token_budget=512, free_seqs=8, free_kv_tokens=10_000)
 
 
@@ -34,8 +34,7 @@ def busy() -> tuple[Host, NiyamaPolicy]:
 
 def changed(plan: Plan, **fields: Any) -> Plan:
     """Return the plan with other values in some fields."""
-    names = inspect.signature(Plan).parameters
-    return Plan(**{name: getattr(plan, name) for name in names} | fields)
+    return Plan(**{name: getattr(plan, name) for name in FIELDS} | fields)
 
 
 def empty(plan: Plan) -> Plan:
