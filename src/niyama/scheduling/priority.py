@@ -11,24 +11,25 @@ important request needs later (L12). Smaller P is more urgent.
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from niyama.qos import Importance
 from niyama.scheduling.ledger import Job
 
-LOAD_WINDOW_S = 30.0
+LOAD_WINDOW_S: Final = 30.0
 """Time constant of the load average."""
 
-LOAD_KNEE = 0.9
+LOAD_KNEE: Final = 0.9
 """Below this load plain EDF keeps every promise."""
 
-LOAD_PER_LEVEL = 0.1
-ALPHA_PER_LEVEL = 16.0
+LOAD_PER_LEVEL: Final = 0.1
+ALPHA_PER_LEVEL: Final = 16.0
 """Alpha per level, in units of the service time of one prefill token: the published 8 ms/token on
 a machine that prefills 8500 tokens/s is 68 of them, level 4."""
-MAX_LEVEL = 16
-HANDICAP_TOKENS = 100_000
+MAX_LEVEL: Final = 16
+HANDICAP_TOKENS: Final = 100_000
 """A step of importance weighs like this much more work."""
-HYSTERESIS = 0.25
+HYSTERESIS: Final = 0.25
 
 
 def remaining_work(job: Job) -> int:
