@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from niyama.latency.search import ChunkSearch
 from niyama.scheduling.policy import BatchShape
 
 # Times this small are no prediction of any engine; keeps "> 0" true for odd coefficients.
-MIN_STEP_S = 1e-6
+MIN_STEP_S: Final = 1e-6
 
 
 class LinearCost(NamedTuple):

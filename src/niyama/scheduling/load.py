@@ -9,29 +9,30 @@ Both follow the measured load, so nobody has to set them.
 from __future__ import annotations
 
 import math
+from typing import Final
 
-LOAD_WINDOW_S = 120.0
+LOAD_WINDOW_S: Final = 120.0
 """Time constant of the load average. Shorter ones take a burst for an overload."""
 
-SHORTEST_S = 30.0
+SHORTEST_S: Final = 30.0
 """A younger average counts as this old."""
 
-PRESSED_S = 30.0
+PRESSED_S: Final = 30.0
 """While everybody could start this much later and still be in time, nobody is pressed."""
 
-LOAD_KNEE = 1.0
+LOAD_KNEE: Final = 1.0
 """Up to this load alpha stays zero."""
 
-LOAD_PER_LEVEL = 0.1
-ALPHA_PER_LEVEL = 16.0
+LOAD_PER_LEVEL: Final = 0.1
+ALPHA_PER_LEVEL: Final = 16.0
 """Alpha per level, in units of the service time of one prefill token: the published 8 ms/token on
 a machine that prefills 8500 tokens/s is 68 of them, level 4."""
-MAX_LEVEL = 16
-HYSTERESIS = 0.25
+MAX_LEVEL: Final = 16
+HYSTERESIS: Final = 0.25
 
-SIZES_PER_OCTAVE = 4
-SMALLEST_S = 1e-6
-MAX_GROWTH = 30.0
+SIZES_PER_OCTAVE: Final = 4
+SMALLEST_S: Final = 1e-6
+MAX_GROWTH: Final = 30.0
 """Weights grow with time instead of all others shrinking, until they are e to this."""
 
 

@@ -15,6 +15,7 @@ Every decode runs in every step.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from niyama.compiled import mypyc_attr
 from niyama.scheduling.backlog import Backlog, FullKey, Item
@@ -27,17 +28,17 @@ from niyama.scheduling.policy import LatencyModel, Limits, Plan, Request
 from niyama.scheduling.priority import hybrid_key
 from niyama.scheduling.relegation import Relegated, find_victim
 
-DRIFT = 1.2
+DRIFT: Final = 1.2
 """The backlog's work is measured anew when the service time of a token changes by this factor."""
 
-REKEY_EVERY = 4
+REKEY_EVERY: Final = 4
 """After such a change one request is put in order anew in so many steps, from the most urgent on."""
 
-RESERVE_SHARE = 0.25
-RESERVE_STEPS = 2.0
+RESERVE_SHARE: Final = 0.25
+RESERVE_STEPS: Final = 2.0
 """Of the slack this share, at most so many average steps, is kept for stalls."""
 
-RELEGATIONS_PER_STEP = 8
+RELEGATIONS_PER_STEP: Final = 8
 """A bound on a step's work; the first who would be late is dealt with first."""
 
 

@@ -10,10 +10,12 @@ Smaller P is more urgent. Whoever would be late only for alpha keeps its place b
 
 from __future__ import annotations
 
+from typing import Final
+
 from niyama.qos import Importance
 from niyama.scheduling.ledger import Job
 
-HANDICAP_TOKENS = 100_000
+HANDICAP_TOKENS: Final = 100_000
 """A step of importance weighs like this much more work."""
 
 

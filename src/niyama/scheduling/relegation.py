@@ -11,13 +11,14 @@ as everybody would still be in time with it.
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from niyama.scheduling.backlog import Backlog, Item
 
-RESTORE_HEADROOM = 1.1
+RESTORE_HEADROOM: Final = 1.1
 """A request is taken back only if this much of its work fits, or it would go to and fro."""
 
-RESTORE_TRIES = 4
+RESTORE_TRIES: Final = 4
 """Requests examined per step; the others have their turn in the steps after."""
 
 
