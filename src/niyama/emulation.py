@@ -35,6 +35,23 @@ MAX_SPEEDUP = 1000.0
 DEFAULT_KV_TOKENS = 425_000
 """KV cache of an 80 GB GPU with an 8-billion-parameter model in 16 bits."""
 
+BLOCK_TOKENS = 16
+"""Tokens of a KV block on GPUs; vLLM's CPU platform would take 128."""
+
+DEVICE_OPTIONS = (
+    ("--worker-cls", WORKER),
+    ("--distributed-executor-backend", EXECUTOR),
+    ("--enforce-eager",),
+    ("--block-size", str(BLOCK_TOKENS)),
+)
+"""What vLLM needs for an emulated device, option by option; a user may choose all but the worker."""
+
+DEMO_CONTEXT = 16384
+"""Context of the demo model where nothing is computed, so that its 8192 positions bind nobody."""
+
+LONG_CONTEXT_VARIABLE = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
+"""Lets vLLM serve a longer context than the model's."""
+
 _KEYS = ("profile", "speedup", "kv_tokens", "async_scheduling", "step_log")
 
 

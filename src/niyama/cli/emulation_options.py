@@ -10,15 +10,13 @@ from niyama.cli.vllm_options import VllmOptions
 from niyama.emulation import (
     DEFAULT_KV_TOKENS,
     DEFAULT_SPEEDUP,
+    DEMO_CONTEXT,
+    DEVICE_OPTIONS,
     EMULATION_VARIABLE,
-    EXECUTOR,
-    WORKER,
+    LONG_CONTEXT_VARIABLE,
     Emulation,
     EmulationError,
 )
-
-BLOCK_TOKENS = 16
-"""Tokens of a KV block on GPUs; vLLM's CPU platform would take 128."""
 
 _EXCLUDED = ("--speculative-config", "--enable-lora", "--kv-transfer-config")
 """Options of vLLM that need a model that computes."""
@@ -83,17 +81,14 @@ def apply(emulation: Emulation, options: VllmOptions, *, is_demo: bool) -> dict[
             raise UsageError(
                 f"{option}: {size} cannot go with --emulate; allowed: 1, the profile says the parallelism"
             )
-    options.words += ["--worker-cls", WORKER]
-    options.add_default("--distributed-executor-backend", EXECUTOR)
-    options.add_default("--enforce-eager")
-    options.add_default("--block-size", str(BLOCK_TOKENS))
+    for option, *values in DEVICE_OPTIONS:
+        options.add_default(option, *values)
     options.add_default("--max-num-seqs", "256")
     options.add_default("--max-num-batched-tokens", "8192")
     env = {EMULATION_VARIABLE: emulation.to_json()}
     if is_demo:
-        # The demo model's 8192 positions bind nobody where nothing is computed.
-        options.add_default("--max-model-len", "16384")
-        env["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
+        options.add_default("--max-model-len", str(DEMO_CONTEXT))
+        env[LONG_CONTEXT_VARIABLE] = os.environ.get(LONG_CONTEXT_VARIABLE, "1")
     return env
 
 
