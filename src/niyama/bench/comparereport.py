@@ -50,7 +50,7 @@ def _warnings(result: Mapping[str, Any]) -> str:
             f"SHORTENED: runs of {result['seconds']:g} s; lateness had no time to build up: these figures "
             "do not count"
         )
-    invalid = [row for row in [*result["runs"], *result["tuning"]] if not row["valid"]]
+    invalid = [row for row in [*result["runs"], *result["tuning"], *result["knee_runs"]] if not row["valid"]]
     if invalid:
         reasons = sorted({reason for row in invalid for reason in row["invalid_because"]})
         said.append(f"INVALID: {len(invalid)} runs do not count, for example: {reasons[0]}")

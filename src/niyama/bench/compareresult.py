@@ -54,6 +54,9 @@ def result_of(comparer: Comparer) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "versions": {"niyama": __version__, "python": platform.python_version(), "vllm": vllm_version()},
     }
+    for policy, knee in result["knees"].items():
+        tried = [row for row in result["knee_runs"] if row["policy"] == policy and row["scenario"] == KNEE]
+        knee["valid"] = all(row["valid"] for row in tried)
     result["findings"] = findings(result)
     return result
 

@@ -161,6 +161,7 @@ def knee_table(result: Mapping[str, Any]) -> str:
     lines = ["| policy | knee, load | requests/s |", "|---|---|---|"]
     for policy, knee in result["knees"].items():
         chunk = f" ({knee['chunk']})" if knee["chunk"] else ""
+        chunk += "" if knee.get("valid", True) else " INVALID"
         lines.append(f"| {policy}{chunk} | {knee['load']:g} | {knee['qps']:.2f} |")
     return "\n".join(lines) + "\n"
 
