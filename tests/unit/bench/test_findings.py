@@ -10,7 +10,7 @@ from niyama.bench.compareresult import as_text
 from niyama.bench.findings import findings, knee_ratios, knee_table, table
 
 
-def found(runs: list[dict[str, Any]], **more: Any) -> dict[str, tuple[float, bool]]:
+def found(runs: list[dict[str, Any]], **more: Any) -> dict[str, tuple[Any, bool]]:
     return {one["what"]: (one["value"], one["is_met"]) for one in findings(result(runs, **more))}
 
 
