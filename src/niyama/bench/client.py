@@ -153,8 +153,8 @@ async def _fly(
         # A task group: whatever ends this run early ends every request that is under way.
         async with asyncio.TaskGroup() as group:
             for call in calls:
-                wait_s = call.record.due_at - sender.now_s()
-                if wait_s > 0:
+                # More than once: an event loop rounds to its own ticks and may wake us early.
+                while (wait_s := call.record.due_at - sender.now_s()) > 0:
                     await asyncio.sleep(wait_s)
                 if max_errors and flight.num_errors_in_a_row >= max_errors:
                     last = next((r.error for r in reversed(flight.records) if r.error), "")
