@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from niyama.latency import profile_names
+from niyama.latency import kv_tokens, profile_names
 from niyama.qos import QosBook, Slo
 from niyama.wording import listed, one_line, shown
 
@@ -32,9 +32,6 @@ EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 DEFAULT_SPEEDUP = 8.0
 MAX_SPEEDUP = 1000.0
-DEFAULT_KV_TOKENS = 425_000
-"""KV cache of an 80 GB GPU with an 8-billion-parameter model in 16 bits."""
-
 BLOCK_TOKENS = 16
 """Tokens of a KV block on GPUs; vLLM's CPU platform would take 128."""
 
@@ -66,7 +63,7 @@ class Emulation:
     Attributes:
         profile: Name of the latency profile, such as `a100-80gb/llama-3-8b/tp1`.
         speedup: How many times faster than the profile, > 0 and at most `MAX_SPEEDUP`.
-        kv_tokens: Size of the KV cache in tokens, >= 1.
+        kv_tokens: Size of the KV cache in tokens, >= 1; None for what the profile's devices leave.
         async_scheduling: Schedule a step while the one before runs, as vLLM does on GPUs.
         step_log: File that gets one JSON line per step, asked and true duration; or None.
 
@@ -76,7 +73,7 @@ class Emulation:
 
     profile: str
     speedup: float = DEFAULT_SPEEDUP
-    kv_tokens: int = DEFAULT_KV_TOKENS
+    kv_tokens: int | None = None
     async_scheduling: bool = True
     step_log: str | None = None
 
@@ -91,16 +88,30 @@ class Emulation:
                 f"speedup: {shown(self.speedup)} is not a speed-up; allowed: a number > 0, "
                 f"at most {MAX_SPEEDUP:g}"
             )
-        if not isinstance(self.kv_tokens, int) or isinstance(self.kv_tokens, bool) or self.kv_tokens < 1:
-            raise EmulationError(
-                f"kv_tokens: {shown(self.kv_tokens)} is not a size; allowed: a whole number of tokens >= 1"
-            )
+        self._check_kv_tokens()
         if not isinstance(self.async_scheduling, bool):
             raise EmulationError(
                 f"async_scheduling: {shown(self.async_scheduling)} is not a truth value; allowed: true, false"
             )
         if self.step_log is not None and (not isinstance(self.step_log, str) or not self.step_log.strip()):
             raise EmulationError(f"step_log: {shown(self.step_log)} is not a path; allowed: a path, or null")
+
+    def _check_kv_tokens(self) -> None:
+        size = self.kv_tokens
+        if size is None:
+            try:
+                kv_tokens(self.profile)
+            except ValueError as error:
+                raise EmulationError(one_line(str(error))) from None
+        elif not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise EmulationError(
+                f"kv_tokens: {shown(size)} is not a size; allowed: a whole number of tokens >= 1, or null"
+            )
+
+    @property
+    def num_kv_tokens(self) -> int:
+        """Size of the KV cache, tokens."""
+        return kv_tokens(self.profile) if self.kv_tokens is None else self.kv_tokens
 
     def to_json(self) -> str:
         """Return the emulation as the JSON object that `from_mapping` takes."""

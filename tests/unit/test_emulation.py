@@ -30,6 +30,7 @@ def test_additional_config_wins_over_the_environment() -> None:
         ({"profile": A100, "speedup": 0}, ["speedup", "0", "> 0"]),
         ({"profile": A100, "speedup": float("nan")}, ["speedup", "nan"]),
         ({"profile": A100, "speedup": "8"}, ["speedup", "'8'"]),
+        ({"profile": A100, "kv_tokens": True}, ["kv_tokens", "True"]),
         ({"profile": A100, "kv_tokens": 0}, ["kv_tokens", "0", ">= 1"]),
         ({"profile": A100, "kv_tokens": 1.5}, ["kv_tokens", "1.5"]),
         ({"profile": A100, "async_scheduling": 1}, ["async_scheduling", "1", "true"]),

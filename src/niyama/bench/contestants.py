@@ -138,7 +138,7 @@ class Engine:
         ours = [sys.executable, "-m", "niyama", "serve", model, "--policy", contestant.policy]
         if self.emulation is not None:
             ours += ["--emulate", self.emulation.profile, "--speedup", repr(self.emulation.speedup)]
-            ours += ["--kv-tokens", str(self.emulation.kv_tokens)]
+            ours += ["--kv-tokens", str(self.emulation.num_kv_tokens)]
         log = [] if step_log is None else ["--step-log", str(step_log)]
         return [*ours, "--qos", str(qos), *log, *common]
 

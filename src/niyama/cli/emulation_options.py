@@ -8,7 +8,6 @@ import os
 from niyama.cli import UsageError
 from niyama.cli.vllm_options import VllmOptions
 from niyama.emulation import (
-    DEFAULT_KV_TOKENS,
     DEFAULT_SPEEDUP,
     DEMO_CONTEXT,
     DEVICE_OPTIONS,
@@ -39,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--kv-tokens",
         type=int,
         metavar="N",
-        help=f"with --emulate: size of the KV cache (default: {DEFAULT_KV_TOKENS})",
+        help="with --emulate: size of the KV cache (default: what the profile's devices leave)",
     )
 
 

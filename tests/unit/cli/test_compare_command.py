@@ -31,7 +31,7 @@ def parsed(*argv: str) -> argparse.Namespace:
         (["--scale-lengths", "-2"], "--scale-lengths: -2 is out of range"),
         (["--book", "loose"], "--book: 'loose' is unknown; allowed: paper, tight"),
         (["--book", "tight", "--qos", "x.yaml"], "--qos and --book: both are given"),
-        (["--emulate", "b200"], f"--emulate: 'b200' is unknown; allowed: {A100}"),
+        (["--emulate", "b200"], "--emulate: 'b200' is unknown; allowed: "),
         (["--speedup", "2"], "--speedup: means nothing alone"),
         (["--trace", "missing.csv"], "missing.csv"),
     ],

@@ -10,6 +10,7 @@ import pytest
 
 from niyama.cli import main, serve
 from niyama.emulation import Emulation
+from niyama.latency import kv_tokens
 from niyama.settings import Settings
 
 QOS = "default: chat\nclasses:\n  chat: {ttft: 2s, tbt: 40ms}\n  nightly: {ttlt: 8h, importance: low}\n"
@@ -213,7 +214,7 @@ def test_serve_emulates_a_profile(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert after(words, "--block-size") == "16"
     assert words.count("--enforce-eager") == 1
     emulation = Emulation.from_environment({}, env)
-    assert (emulation.profile, emulation.speedup, emulation.kv_tokens) == (A100, 4, 425_000)
+    assert (emulation.profile, emulation.speedup, emulation.num_kv_tokens) == (A100, 4, kv_tokens(A100))
     chat = Settings.from_env(env).book.classes["chat"]
     assert (chat.slo.ttft_s, chat.slo.tbt_s) == (0.5, 0.01)
 
@@ -229,7 +230,7 @@ def test_serve_emulation_of_a_model_keeps_its_context(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--emulate", "b200"], f"--emulate: 'b200' is unknown; allowed: {A100}"),
+        (["--emulate", "b200"], "--emulate: 'b200' is unknown; allowed: "),
         (["--emulate", A100, "--speedup", "0"], "--speedup: 0.0"),
         (["--emulate", A100, "--kv-tokens", "-1"], "--kv-tokens: -1"),
         (["--speedup", "2"], "--speedup: means nothing alone; allowed: with --emulate"),

@@ -85,7 +85,7 @@ class EmulatedWorker(WorkerBase):
     def determine_available_memory(self) -> int:
         """Return the bytes that hold the emulated device's KV tokens; nothing is allocated."""
         spec = self._kv_spec()
-        return int(spec.page_size_bytes) * max(1, self.emulation.kv_tokens // int(spec.block_size))
+        return int(spec.page_size_bytes) * max(1, self.emulation.num_kv_tokens // int(spec.block_size))
 
     def initialize_from_config(self, kv_cache_config: Any) -> None:
         """Store no KV."""
