@@ -175,6 +175,8 @@ class Comparer:
         if load:
             contestant = Contestant(policy, knee["chunk"])
             self._do(contestant, [Job("backlog", load, n) for n in range(self.what.repeats)])
+        else:
+            self.tell(f"backlog of {policy}: left out, the interactive classes are late at any load")
 
     # Running ------------------------------------------------------------------------------------
 

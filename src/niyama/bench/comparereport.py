@@ -168,16 +168,18 @@ def _bars(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         elif scenario == "backlog":
             continue
         else:
-            pictures.append((title, _late_bars(of_this)))
+            pictures.append((title, _late_bars(of_this, list(result["classes"]))))
     backlog = {p: rows for (s, _, p), rows in grouped.items() if s == "backlog"}
     if backlog:
         title = f"backlog: {WORDS['backlog']}"
-        pictures += [(title, _late_bars(backlog)), (f"{title}: tokens/s", _throughput(backlog))]
+        pictures.append((title, _late_bars(backlog, list(result["classes"]))))
+        pictures.append((f"{title}: tokens/s", _throughput(backlog)))
     return pictures
 
 
-def _late_bars(of_policy: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    names = list(dict.fromkeys(name for rows in of_policy.values() for name in rows[0]["late_share"]))
+def _late_bars(of_policy: Mapping[str, Sequence[Mapping[str, Any]]], classes: Sequence[str]) -> str:
+    occur = dict.fromkeys(name for rows in of_policy.values() for name in rows[0]["late_share"])
+    names = [name for name in ("all", *classes) if name in occur]
     with figure() as (canvas, axes):
         width = 0.8 / max(1, len(of_policy))
         for number, (policy, rows) in enumerate(of_policy.items()):
@@ -193,9 +195,10 @@ def _late_bars(of_policy: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
                 axes.bar(at, 100 * (late or 0.0), width, color=colour(policy, number), label=label)
                 if spread is not None:
                     axes.vlines(at, 100 * spread[0], 100 * spread[1], color="#222", lw=1)
-        axes.set_xticks(range(len(names)), names)
+        tilt = 0 if len(names) < 6 else 30
+        axes.set_xticks(range(len(names)), names, rotation=tilt, ha="right" if tilt else "center")
         axes.axhline(1.0, color="#a4161a", lw=1, ls="--")
-        axes.set_ylabel("late requests (%)")
+        axes.set(ylabel="late requests (%)", ylim=(0, None))
         axes.legend()
         return data_uri(canvas)
 
@@ -215,5 +218,6 @@ def _knees(result: Mapping[str, Any]) -> str:
         for number, (policy, knee) in enumerate(result["knees"].items()):
             axes.bar(number, knee["load"], 0.7, color=colour(policy, number))
         axes.set_xticks(range(len(result["knees"])), list(result["knees"]))
-        axes.set_ylabel("load (1 = what stock vLLM sustains)")
+        highest = max(knee["load"] for knee in result["knees"].values())
+        axes.set(ylabel="load (1 = what stock vLLM sustains)", ylim=(0, 1.1 * highest or 1.0))
         return data_uri(canvas)

@@ -13,7 +13,7 @@ from niyama import __version__
 from niyama.bench.compare import Comparer
 from niyama.bench.comparereport import report_html
 from niyama.bench.findings import findings, knee_table, table
-from niyama.bench.scenarios import KNEE, OWN_KNEE, TUNE
+from niyama.bench.scenarios import KNEE, OWN_KNEE, SCENARIOS, TUNE
 from niyama.qosfile import book_to_mapping
 
 
@@ -93,7 +93,7 @@ def as_text(result: dict[str, Any]) -> str:
 
 
 def _all_rows(comparer: Comparer) -> list[dict[str, Any]]:
-    """Return every run in the folder, in the order of the policies, then of the files' names."""
+    """Return every run in the folder, by scenario, load and policy."""
     rows: list[dict[str, Any]] = []
     for path in sorted(comparer.store.folder.glob("runs/*/*.json")):
         name = path.relative_to(comparer.store.folder).with_suffix("")
@@ -101,7 +101,10 @@ def _all_rows(comparer: Comparer) -> list[dict[str, Any]]:
         if row is not None and row["policy"] in comparer.what.policies:
             rows.append(row)
     order = list(comparer.what.policies)
-    return sorted(rows, key=lambda row: (row["scenario"], row["load"], order.index(row["policy"])))
+    kinds = [*SCENARIOS, TUNE, KNEE, OWN_KNEE]
+    return sorted(
+        rows, key=lambda row: (kinds.index(row["scenario"]), row["load"], order.index(row["policy"]))
+    )
 
 
 def _is_asked_for(row: dict[str, Any], comparer: Comparer) -> bool:

@@ -136,7 +136,8 @@ def _of_stock_throughput(
 
 def table(result: Mapping[str, Any]) -> str:
     """Return the rows as a Markdown table, the repeats of each put together."""
-    names = _class_names(result["runs"])
+    occur = {name for row in result["runs"] for name in row["late_share"]}
+    names = [name for name in result["classes"] if name in occur]
     heads = ["scenario", "load", "policy", "late, all", *names, "important", "in time, req/s", "tokens/s"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for (scenario, load, policy), rows in group(result["runs"]).items():
@@ -169,13 +170,6 @@ def knee_table(result: Mapping[str, Any]) -> str:
 def _late_of(name: str, row: Row) -> float | None:
     share: float | None = row["late_share"].get(name)
     return share
-
-
-def _class_names(rows: Iterable[Row]) -> list[str]:
-    names: dict[str, None] = {}
-    for row in rows:
-        names |= dict.fromkeys(name for name in row["late_share"] if name != "all")
-    return list(names)
 
 
 def _percent(value: float | None) -> str:

@@ -47,7 +47,7 @@ def result(runs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         "engine": {"kind": "real", "description": "vLLM computing the demo model"},
         "policies": list(dict.fromkeys(run["policy"] for run in runs)),
         "scenarios": list(dict.fromkeys(run["scenario"] for run in runs)),
-        "classes": {"interactive": {"ttft": "1s"}},
+        "classes": {"a": {"ttft": "1s"}, "b": {"ttlt": "9s"}, "b<": {"ttlt": "9s"}},
         "best_chunk": {"vllm-fcfs": 512},
         "runs": runs,
         "tuning": [],
