@@ -31,8 +31,6 @@ from niyama.emulation import scaled_book
 from niyama.qos import QosBook
 from niyama.qosfile import book_to_mapping
 
-SATURATION_S = 45.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
@@ -48,7 +46,6 @@ class Comparison:
         repeats: How often each run of a scenario is done, each time with another seed.
         book: The promises as a user would write them; None for the SLO rule.
         traffic: What arrives; its book is set here.
-        saturation_s: How long it is measured what stock vLLM sustains.
         keeps_records: Whether every request and step is kept.
     """
 
@@ -61,7 +58,6 @@ class Comparison:
     repeats: int = 1
     book: QosBook | None = None
     traffic: Traffic
-    saturation_s: float = SATURATION_S
     keeps_records: bool = False
 
 
@@ -119,7 +115,7 @@ class Comparer:
             stock = Contestant("vllm-fcfs", max(what.chunks))
             self.tell(f"basis: what {stock.key} sustains")
             url = self._url(stock)
-            found = run_async(measure_basis(url, self.traffic, what.saturation_s, book is None))
+            found = run_async(measure_basis(url, self.traffic, book is None))
             self.store.write("basis", found)
         self.basis = found
         self._set_book(book or rule_book(float(found["step_s"])))

@@ -30,7 +30,6 @@ IN_FLIGHT = 128
 """Requests in flight where the loop is closed."""
 BACKLOG_IN_FLIGHT = 64
 """Batch requests in flight beside the interactive ones."""
-CLOSED_S = 45.0
 NUM_LENGTHS = 1000
 """Requests whose lengths stand for the workload in a closed loop."""
 
@@ -51,7 +50,7 @@ class Loop:
     lengths: Lengths
 
 
-async def measure_basis(url: str, traffic: Traffic, seconds: float, wants_step: bool) -> dict[str, Any]:
+async def measure_basis(url: str, traffic: Traffic, wants_step: bool) -> dict[str, Any]:
     """Return what a stock server sustains, and the step time of the SLO rule if wanted.
 
     Raises:
@@ -63,12 +62,12 @@ async def measure_basis(url: str, traffic: Traffic, seconds: float, wants_step: 
         step_s = None
         if wants_step:
             step_s = await measure_step_s(session, loop.target, loop.vocabulary)
-        found = await _saturate(loop, traffic, Job("saturation", 0.0), IN_FLIGHT, seconds)
+        found = await _saturate(loop, traffic, Job("saturation", 0.0), IN_FLIGHT, traffic.closed_s)
     return {
         "saturation_qps": found.qps,
         "saturation_tps": found.output_tps,
         "saturation_in_flight": found.num_in_flight,
-        "saturation_seconds": seconds,
+        "saturation_seconds": traffic.closed_s,
         "step_s": step_s,
         "vllm_version": loop.target.vllm_version,
     }
@@ -190,7 +189,7 @@ async def _saturate(
 
 async def _alone(url: str, contestant: Contestant, job: Job, traffic: Traffic) -> dict[str, Any]:
     """Run one batch class as fast as it goes: no pressure, so only throughput is judged."""
-    seconds = min(CLOSED_S, traffic.seconds or CLOSED_S)
+    seconds = traffic.closed_s
     async with open_session() as session:
         loop = await _loop(session, url, traffic.lengths)
         mix = traffic.mix("alone")

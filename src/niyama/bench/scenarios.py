@@ -98,6 +98,7 @@ class Traffic:
         book: The promises as the client judges them, twins of low importance included.
         seed: Of the first repeat.
         seconds: For how long requests arrive; None for the rule.
+        closed_s: Length of a closed loop, the first third of which does not count.
     """
 
     trace: str
@@ -106,6 +107,7 @@ class Traffic:
     book: QosBook
     seed: int = 0
     seconds: float | None = None
+    closed_s: float = 45.0
 
     @property
     def classes(self) -> list[str]:

@@ -15,7 +15,10 @@ from niyama.wording import listed, one_line, shown
 
 if TYPE_CHECKING:
     from niyama.bench.compare import Comparison
+    from niyama.emulation import Emulation
     from niyama.qos import QosBook
+
+SATURATION_S, GPU_SATURATION_S = 45.0, 360.0
 
 _EPILOG = """Each server runs in turn, alone. What is done stays in --out: the same command again goes on 
 where it ended. Every option not listed here goes to vLLM, to all servers alike."""
@@ -68,7 +71,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     add("--seconds", type=float, metavar="S", help="SHORTEN every run, to try things out; the report says so")
     add("--repeats", type=int, default=1, metavar="N", help="runs of each kind, every one with its own seed")
     add("--seed", type=int, default=1)
-    add("--saturation-seconds", type=float, default=45.0, metavar="S", help="how long load 1 is measured")
+    add(
+        "--saturation-seconds",
+        type=float,
+        metavar="S",
+        help="how long load 1 is measured (default: 45, longer for an emulated device at its own speed)",
+    )
     add("--records", action="store_true", help="keep every request and every step")
     add("--json", metavar="FILE", help="write the result as JSON; - for stdout, alone")
     parser.set_defaults(run=run, vllm_words=[])
@@ -134,6 +142,7 @@ def make_comparison(args: argparse.Namespace) -> Comparison:
             book=book or paper_book(),
             seed=args.seed,
             seconds=args.seconds,
+            closed_s=args.saturation_seconds or closed_s(emulation),
         )
     except ValueError as error:
         raise UsageError(one_line(str(error))) from None
@@ -147,9 +156,13 @@ def make_comparison(args: argparse.Namespace) -> Comparison:
         repeats=args.repeats,
         book=book,
         traffic=traffic,
-        saturation_s=args.saturation_seconds,
         keeps_records=args.records,
     )
+
+
+def closed_s(emulation: Emulation | None) -> float:
+    """Return how long a closed loop lasts: the first answers take a GPU half a minute at its own speed."""
+    return SATURATION_S if emulation is None else max(SATURATION_S, GPU_SATURATION_S / emulation.speedup)
 
 
 def settings_of(what: Comparison) -> dict[str, Any]:
@@ -167,7 +180,7 @@ def settings_of(what: Comparison) -> dict[str, Any]:
         "scale": what.traffic.lengths.scale,
         "seed": what.traffic.seed,
         "seconds": what.traffic.seconds,
-        "saturation seconds": what.saturation_s,
+        "saturation seconds": what.traffic.closed_s,
         "classes": None if what.book is None else book_to_mapping(what.book),
     }
 

@@ -40,7 +40,7 @@ class Machine:
         yield log.stem
         self.running -= 1
 
-    async def basis(self, url: str, traffic: Traffic, seconds: float, wants_step: bool) -> dict[str, Any]:
+    async def basis(self, url: str, traffic: Traffic, wants_step: bool) -> dict[str, Any]:
         step_s = 0.04 if wants_step else None
         return {"saturation_qps": 10.0, "saturation_tps": 700.0, "step_s": step_s}
 

@@ -63,6 +63,13 @@ def test_the_demo_model_is_judged_by_the_rule_and_the_emulated_device_by_the_pap
     assert tight.book.classes["assistant"].slo.tbt_s == 0.1
 
 
+def test_a_closed_loop_lasts_long_enough_for_the_device() -> None:
+    assert make_comparison(parsed()).traffic.closed_s == 45
+    assert make_comparison(parsed("--emulate", A100)).traffic.closed_s == 45
+    assert make_comparison(parsed("--emulate", A100, "--speedup", "2")).traffic.closed_s == 180
+    assert make_comparison(parsed("--saturation-seconds", "7")).traffic.closed_s == 7
+
+
 def test_all_scenarios_and_chunks() -> None:
     what = make_comparison(parsed("--scenario", "all", "--chunks", "256,1024"))
     assert list(what.scenarios) == ["steady", "square", "alone", "flood", "backlog", "low"]
