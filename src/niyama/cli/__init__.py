@@ -16,7 +16,7 @@ from typing import NoReturn
 from niyama import __version__
 from niyama.wording import one_line
 
-_VERBS = ("serve", "simulate", "capacity", "plan", "bench", "compare", "soak", "qos", "steps")  # as in the help
+_VERBS = ("serve", "simulate", "capacity", "plan", "bench", "compare", "soak", "qos", "steps")  # in this order
 
 
 class UsageError(Exception):
