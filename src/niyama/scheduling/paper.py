@@ -172,7 +172,7 @@ class PaperPolicy(BasePolicy):
         job.due_at = self._deadline_at(job.request)
         priority = job.due_at + self.alpha_s * job.remaining
         key = (job.relegated, priority, job.request.arrived_at)
-        self._order.put(job.request_id, key, 0.0, job.due_at)
+        self._order.put(job.request_id, key, job.remaining / self.prefill_rate, job.due_at)
 
     def _dequeue(self, job: Job) -> None:
         self._order.discard(job.request_id)
