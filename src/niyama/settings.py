@@ -21,7 +21,7 @@ SETTINGS_VARIABLE = "NIYAMA_SETTINGS"
 
 Pacing = Literal["strict", "paper"]
 
-_KEYS = ("policy", "qos", "pacing", "step_log", "chunk", "allow_untested_vllm")
+_KEYS = ("policy", "qos", "pacing", "step_log", "decision_log", "chunk", "allow_untested_vllm")
 _PACINGS = ("strict", "paper")
 
 
@@ -41,6 +41,7 @@ class Settings:
         step_log: File that gets one JSON line per engine step, or None.
         chunk: Fixed chunk of the baseline policies, tokens >= 1; None for their own default.
         allow_untested_vllm: Run on a vLLM version that no test has seen.
+        decision_log: File that gets all that the policy is told and decides, or None.
     """
 
     policy: str = "niyama"
@@ -49,6 +50,7 @@ class Settings:
     step_log: str | None = None
     chunk: int | None = None
     allow_untested_vllm: bool = False
+    decision_log: str | None = None
 
     def to_mapping(self) -> dict[str, object]:
         """Return the settings as a JSON-able mapping that `from_mapping` takes."""
@@ -57,6 +59,7 @@ class Settings:
             "qos": book_to_mapping(self.book),
             "pacing": self.pacing,
             "step_log": self.step_log,
+            "decision_log": self.decision_log,
             "chunk": self.chunk,
             "allow_untested_vllm": self.allow_untested_vllm,
         }
@@ -81,6 +84,7 @@ class Settings:
             book=_book(mapping["qos"]) if "qos" in mapping else default.book,
             pacing=_pacing(mapping.get("pacing", default.pacing)),
             step_log=_optional_text("step_log", mapping.get("step_log"), "the path of a file"),
+            decision_log=_optional_text("decision_log", mapping.get("decision_log"), "the path of a file"),
             chunk=_chunk(mapping.get("chunk")),
             allow_untested_vllm=_truth("allow_untested_vllm", mapping.get("allow_untested_vllm", False)),
         )

@@ -87,6 +87,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--chunk", type=int, metavar="N", help="tokens per step of fixed-chunk policies")
     parser.add_argument("--step-log", metavar="FILE", help="write one JSON line per engine step")
+    parser.add_argument(
+        "--decision-log", metavar="FILE", help="write all that the policy is told and decides (docs/twin.md)"
+    )
     parser.add_argument("--allow-untested-vllm", action="store_true", help="run on an unknown vLLM version")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
@@ -168,8 +171,9 @@ def vllm_version() -> str | None:
 
 def _settings(args: argparse.Namespace) -> Settings:
     checks.check_policy(args.policy, args.chunk)
-    if args.step_log is not None:
-        checks.check_writable(args.step_log)
+    for option, path in (("--step-log", args.step_log), ("--decision-log", args.decision_log)):
+        if path is not None:
+            checks.check_writable(path, option)
     given: dict[str, Any] = {}
     if args.qos is not None:
         try:
@@ -180,6 +184,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         policy=args.policy,
         pacing=args.pacing,
         step_log=None if args.step_log is None else os.path.abspath(args.step_log),
+        decision_log=None if args.decision_log is None else os.path.abspath(args.decision_log),
         chunk=args.chunk,
         allow_untested_vllm=args.allow_untested_vllm,
         **given,

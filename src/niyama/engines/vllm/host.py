@@ -9,16 +9,18 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from niyama.engines.vllm import compat
 from niyama.engines.vllm.books import Books
+from niyama.engines.vllm.decisionlog import open_decision_log
 from niyama.engines.vllm.realised import differences, read_launch
 from niyama.engines.vllm.steering import Levers
 from niyama.engines.vllm.view import view
 from niyama.latency import OnlineModel
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.policy import Launch, Limits, Plan, Prefill, Request, StepOutcome
+from niyama.scheduling.recording import Recorded
 from niyama.scheduling.registry import make_policy
 from niyama.settings import Settings
 
@@ -50,9 +52,10 @@ class Host:
         self._scheduler = scheduler
         self._settings = settings
         self._model = OnlineModel()
-        self.policy: BasePolicy = self._fresh_policy()
         self._levers = Levers(scheduler)
-        self.books = Books(settings, vllm_version)
+        self._decisions = open_decision_log(settings, scheduler, vllm_version)
+        self.policy: BasePolicy = self._fresh_policy()
+        self.books = Books(settings, vllm_version, self._decisions)
         self._views: dict[str, Request] = {}
         self._vllm_requests: dict[str, Any] = {}
         self._prefilling: dict[str, Any] = {}
@@ -249,7 +252,10 @@ class Host:
 
     def _fresh_policy(self) -> BasePolicy:
         settings = self._settings
-        return make_policy(settings.policy, self._model, settings.pacing, settings.chunk)
+        policy = make_policy(settings.policy, self._model, settings.pacing, settings.chunk)
+        if self._decisions is None:
+            return policy
+        return cast(BasePolicy, Recorded(policy, self._decisions.write_line))
 
     def _fail(self, where: str) -> None:
         """Go on without the policy; say so once per failure, not once per step."""

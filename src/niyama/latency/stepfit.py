@@ -1,0 +1,145 @@
+"""Fits a `StepTime` to measured steps: robust least squares of relative errors, no coefficient negative."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from niyama.latency.calibrated import DECODE_KNOTS, PREFILL_KNOTS, StepTime
+from niyama.latency.leastsquares import solve_nonnegative
+from niyama.scheduling.policy import BatchShape
+
+MIN_STEPS = 50
+"""Fewer steps fit nothing."""
+
+SMALL_CHUNK_TOKENS = 256
+REGIMES = ("decode only", "mixed small", "mixed large", "prefill only")
+"""Mixed steps are large with more prefill tokens than `SMALL_CHUNK_TOKENS`."""
+
+_ROUNDS = 12
+_SWEEPS = 400
+# Residuals beyond so many robust standard deviations count linearly (Huber's constant).
+_HUBER = 1.345
+# Weight of "two neighbouring slopes are alike" against one step; decides only where steps are missing.
+_SMOOTHNESS = 0.3
+# A step that took so many times longer than predicted tells of the machine, not of the step.
+_MOST = 10.0
+
+
+class Sample(NamedTuple):
+    """A step that ran."""
+
+    shape: BatchShape
+    duration_s: float
+
+
+def regime_of(shape: BatchShape) -> str:
+    """Return which of `REGIMES` a step belongs to."""
+    if not shape.num_prefill_tokens:
+        return REGIMES[0]
+    if not shape.num_decode_tokens:
+        return REGIMES[3]
+    return REGIMES[1] if shape.num_prefill_tokens <= SMALL_CHUNK_TOKENS else REGIMES[2]
+
+
+def fit_steps(samples: Sequence[Sample]) -> StepTime:
+    """Return the costs under which all steps together take as long as they did.
+
+    The fit itself goes by the usual step; what stragglers add is spread over all steps in proportion.
+
+    Raises:
+        ValueError: there are too few steps, or a duration is not > 0.
+
+    Cost: about a second for ten thousand steps.
+    """
+    if len(samples) < MIN_STEPS:
+        raise ValueError(f"steps: {len(samples)} are too few to fit; give a log with at least {MIN_STEPS}")
+    rows = np.array([StepTime.features(sample.shape) for sample in samples])
+    durations = np.array([sample.duration_s for sample in samples])
+    if not (durations > 0).all():
+        raise ValueError("steps: a duration is not > 0; give steps that took time")
+    values = _solve(rows, durations)
+    predicted = rows @ values
+    factor = float(np.minimum(durations, _MOST * predicted).sum() / predicted.sum())
+    return StepTime.of_values([float(value) for value in factor * values])
+
+
+def ratios_by_regime(step: StepTime, samples: Sequence[Sample]) -> dict[str, list[float]]:
+    """Return actual over predicted of every step, capped, in order, for each regime."""
+    ratios: dict[str, list[float]] = {name: [] for name in REGIMES}
+    for shape, duration_s in samples:
+        ratios[regime_of(shape)].append(min(duration_s / step.predict_s(shape), _MOST))
+    return ratios
+
+
+def errors_by_regime(step: StepTime, samples: Sequence[Sample]) -> dict[str, dict[str, float | int | None]]:
+    """Return how well steps are predicted, for `all` and each regime.
+
+    `mean_abs_error_share` is the mean absolute error over the mean duration, `bias_share` the mean
+    signed one (positive: predicted too long), `median_abs_error_share` the median relative error.
+    """
+    by_regime: dict[str, list[Sample]] = {name: [] for name in REGIMES}
+    for sample in samples:
+        by_regime[regime_of(sample.shape)].append(sample)
+    return {name: _errors(step, some) for name, some in [("all", samples), *by_regime.items()]}
+
+
+def _errors(step: StepTime, samples: Sequence[Sample]) -> dict[str, float | int | None]:
+    names = ("mean_step_s", "mean_abs_error_share", "bias_share", "median_abs_error_share")
+    if not samples:
+        return {"steps": 0, **dict.fromkeys(names)}
+    durations = np.array([sample.duration_s for sample in samples])
+    errors = np.array([step.predict_s(sample.shape) for sample in samples]) - durations
+    mean_s = float(durations.mean())
+    figures = (
+        mean_s,
+        float(np.abs(errors).mean()) / mean_s,
+        float(errors.mean()) / mean_s,
+        float(np.median(np.abs(errors) / durations)),
+    )
+    return {"steps": len(samples), **dict(zip(names, figures, strict=True))}
+
+
+def _solve(rows: NDArray[np.float64], durations: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Minimise the relative errors, stragglers weighing less every round, in columns of like size."""
+    size = np.maximum(np.sqrt((rows**2).mean(axis=0)), 1e-12)
+    scaled = rows / size
+    smoothness = _smoothness(size) * _SMOOTHNESS
+    weights = np.ones(len(durations))
+    expected = durations.copy()
+    values = np.full(rows.shape[1], float(np.median(durations)) / rows.shape[1])
+    for _ in range(_ROUNDS):
+        weighted = scaled * (np.sqrt(weights) / expected)[:, None]
+        target = np.sqrt(weights) * durations / expected
+        products = weighted.T @ weighted
+        # In units of the fit itself: a slope's weight follows from how long a usual step takes.
+        products += smoothness / float(np.median(durations)) ** 2
+        values = np.array(
+            solve_nonnegative(
+                products.tolist(), (weighted.T @ target).tolist(), values.tolist(), sweeps=_SWEEPS
+            )
+        )
+        expected = np.maximum(scaled @ values, 1e-6)
+        relative = durations / expected - 1.0
+        spread = 1.4826 * float(np.median(np.abs(relative))) + 1e-9
+        weights = np.minimum(1.0, _HUBER * spread / np.maximum(np.abs(relative), 1e-12))
+    fitted: NDArray[np.float64] = values / size
+    return fitted
+
+
+def _smoothness(size: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the penalty on differing slopes next to each other, per squared step of usual size."""
+    penalty = np.zeros((len(size), len(size)))
+    begin = 2
+    for knots in (PREFILL_KNOTS, DECODE_KNOTS):
+        for place in range(begin, begin + len(knots)):
+            width = float(knots[place - begin])
+            difference = np.zeros(len(size))
+            difference[place] = width / size[place]
+            difference[place + 1] = -width / size[place + 1]
+            penalty += np.outer(difference, difference)
+        begin += len(knots) + 1
+    return penalty
