@@ -65,6 +65,46 @@ NO_DELAY = Delay()
 
 
 @dataclass(frozen=True, slots=True)
+class HandOn:
+    """How a step's tokens get from the engine to the clients.
+
+    One process hands them on, a step after the other. It may be held up for a while; the steps that
+    end meanwhile go out together, soon after.
+
+    Attributes:
+        idle: Time from the end of a step to its last token at the client, if all before it is through.
+        behind: Otherwise: time from the last token of the step before.
+        first_share: Part of that time after which the first token is at its client, 0 to 1.
+    """
+
+    idle: Delay = NO_DELAY
+    behind: Delay = NO_DELAY
+    first_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is no share."""
+        if not 0 <= self.first_share <= 1:
+            raise ValueError(f"first_share: {shown(self.first_share)} is no share; give a number from 0 to 1")
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return {
+            "idle": self.idle.to_mapping(),
+            "behind": self.behind.to_mapping(),
+            "first_share": self.first_share,
+        }
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> HandOn:
+        """Return what `to_mapping` gave. Raises KeyError, TypeError, ValueError for anything else."""
+        idle, behind = (Delay.from_mapping(mapping[name]) for name in ("idle", "behind"))
+        return cls(idle, behind, float(mapping["first_share"]))
+
+
+AT_ONCE = HandOn()
+
+
+@dataclass(frozen=True, slots=True)
 class Overheads:
     """What lies between a client and the engine's steps.
 
@@ -72,12 +112,12 @@ class Overheads:
         send: From the client's sending to the API server's stamp: the connection, reading the body.
         take: From the stamp to where the scheduler can take the request in: tokenisation, hand-over,
             wake-up. The scheduler does so between steps; waiting for that is not in here.
-        token: From a step's end to its tokens at the client: hand-over, detokenisation, streaming.
+        token: From a step's end to its tokens at the client: detokenisation, streaming.
     """
 
     send: Delay = NO_DELAY
     take: Delay = NO_DELAY
-    token: Delay = NO_DELAY
+    token: HandOn = AT_ONCE
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the fields for JSON."""
@@ -86,7 +126,8 @@ class Overheads:
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Overheads:
         """Return what `to_mapping` gave. Raises KeyError, TypeError, ValueError for anything else."""
-        return cls(**{name: Delay.from_mapping(mapping[name]) for name in cls.__slots__})
+        send, take = (Delay.from_mapping(mapping[name]) for name in ("send", "take"))
+        return cls(send, take, HandOn.from_mapping(mapping["token"]))
 
 
 @dataclass(frozen=True, slots=True)

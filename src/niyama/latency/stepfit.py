@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from niyama.latency.calibrated import DECODE_KNOTS, PREFILL_KNOTS, StepTime
-from niyama.latency.leastsquares import solve_nonnegative
+from niyama.latency.robust import column_sizes, fit_nonnegative
 from niyama.scheduling.policy import BatchShape
 
 MIN_STEPS = 50
@@ -19,10 +19,6 @@ SMALL_CHUNK_TOKENS = 256
 REGIMES = ("decode only", "mixed small", "mixed large", "prefill only")
 """Mixed steps are large with more prefill tokens than `SMALL_CHUNK_TOKENS`."""
 
-_ROUNDS = 12
-_SWEEPS = 400
-# Residuals beyond so many robust standard deviations count linearly (Huber's constant).
-_HUBER = 1.345
 # Weight of "two neighbouring slopes are alike" against one step; decides only where steps are missing.
 _SMOOTHNESS = 0.3
 # A step that took so many times longer than predicted tells of the machine, not of the step.
@@ -61,7 +57,8 @@ def fit_steps(samples: Sequence[Sample]) -> StepTime:
     durations = np.array([sample.duration_s for sample in samples])
     if not (durations > 0).all():
         raise ValueError("steps: a duration is not > 0; give steps that took time")
-    values = _solve(rows, durations)
+    size = column_sizes(rows)
+    values = fit_nonnegative(rows, durations, _SMOOTHNESS * _smoothness(size))
     predicted = rows @ values
     factor = float(np.minimum(durations, _MOST * predicted).sum() / predicted.sum())
     return StepTime.of_values([float(value) for value in factor * values])
@@ -103,35 +100,8 @@ def _errors(step: StepTime, samples: Sequence[Sample]) -> dict[str, float | int 
     return {"steps": len(samples), **dict(zip(names, figures, strict=True))}
 
 
-def _solve(rows: NDArray[np.float64], durations: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Minimise the relative errors, stragglers weighing less every round, in columns of like size."""
-    size = np.maximum(np.sqrt((rows**2).mean(axis=0)), 1e-12)
-    scaled = rows / size
-    smoothness = _smoothness(size) * _SMOOTHNESS
-    weights = np.ones(len(durations))
-    expected = durations.copy()
-    values = np.full(rows.shape[1], float(np.median(durations)) / rows.shape[1])
-    for _ in range(_ROUNDS):
-        weighted = scaled * (np.sqrt(weights) / expected)[:, None]
-        target = np.sqrt(weights) * durations / expected
-        products = weighted.T @ weighted
-        # In units of the fit itself: a slope's weight follows from how long a usual step takes.
-        products += smoothness / float(np.median(durations)) ** 2
-        values = np.array(
-            solve_nonnegative(
-                products.tolist(), (weighted.T @ target).tolist(), values.tolist(), sweeps=_SWEEPS
-            )
-        )
-        expected = np.maximum(scaled @ values, 1e-6)
-        relative = durations / expected - 1.0
-        spread = 1.4826 * float(np.median(np.abs(relative))) + 1e-9
-        weights = np.minimum(1.0, _HUBER * spread / np.maximum(np.abs(relative), 1e-12))
-    fitted: NDArray[np.float64] = values / size
-    return fitted
-
-
 def _smoothness(size: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the penalty on differing slopes next to each other, per squared step of usual size."""
+    """Return the penalty on differing slopes next to each other, for columns of those sizes."""
     penalty = np.zeros((len(size), len(size)))
     begin = 2
     for knots in (PREFILL_KNOTS, DECODE_KNOTS):

@@ -1,0 +1,192 @@
+"""Simulated against measured: the same figures of a recorded run and of its twin, and how far apart."""
+
+from __future__ import annotations
+
+import statistics
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from niyama.bench.recordedrun import RecordedRun
+from niyama.bench.serverlog import Step
+from niyama.bench.twin import Twin, requests_of, twin_of
+from niyama.latency.profilefile import Calibration
+from niyama.scheduling.policy import Request
+from niyama.sim.verdicts import CRITERIA, Criterion, Served, worst_lag_s
+
+PERCENTILES = (50, 90, 99)
+METRICS = ("ttft_s", "tbt_s", "ttlt_s")
+
+
+class Answer(NamedTuple):
+    """An answer as a client has it.
+
+    Attributes:
+        due_at: The request's arrival: the planned instant of sending.
+        request: For its class and its promise.
+        token_at: One instant per token, at least one.
+    """
+
+    due_at: float
+    request: Request
+    token_at: list[float]
+
+    def is_late(self, criterion: Criterion) -> bool:
+        """Whether any part of the promise was broken at the client."""
+        slo, request = self.request.slo, self.request
+        worst_s = 0.0 if slo.tbt_s is None else worst_lag_s(array("d", self.token_at), slo.tbt_s, 0)
+        arrived = Request(request.request_id, self.due_at, slo, 1, 1)
+        first_at, last_at = self.token_at[0], self.token_at[-1]
+        served = Served(arrived, first_at, last_at, len(self.token_at), worst_s, False, 0)
+        return served.is_late(criterion)
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A run and its twin.
+
+    Attributes:
+        report: Figures of both and their difference, for JSON.
+        measured: Every answer that was recorded.
+        simulated: The same of the first repeat.
+    """
+
+    report: dict[str, Any]
+    measured: list[Answer]
+    simulated: list[Answer]
+
+
+def replay(run: RecordedRun, calibration: Calibration, *, seed: int = 0, repeats: int = 3) -> Replayed:
+    """Simulate a recorded run and set the figures of both side by side.
+
+    Args:
+        run: What was recorded.
+        calibration: Of the same kind of server.
+        seed: Of the first repeat's draws; each further one has the next.
+        repeats: Simulations over whose figures the mean is taken, >= 1.
+
+    Raises:
+        RunError: the run cannot be simulated.
+    """
+    due_at = {record.id: run.begins_at + record.due_at for record in run.records}
+    sent = {one.record_id: one.request for one in requests_of(run)}
+    measured = [
+        Answer(due_at[record.id], sent[record.id], [run.begins_at + at for at in record.token_at])
+        for record in run.records
+        if record.id in sent
+    ]
+    real = figures(measured, run.steps)
+    twins = [twin_of(run, calibration, seed + number) for number in range(repeats)]
+    answers = [_answers(twin, due_at, sent) for twin in twins]
+    simulated = [figures(some, twin.log.steps) for some, twin in zip(answers, twins, strict=True)]
+    mean = _mean(simulated)
+    report = {
+        "run": run.name,
+        "profile": calibration.name,
+        "policy": run.log.start["settings"]["policy"] if run.log.start else None,
+        "requests": len(measured),
+        "left_out": len(run.records) - len(measured),
+        "seed": seed,
+        "repeats": repeats,
+        "measured": real,
+        "simulated": mean,
+        "simulated_spread": _spread(simulated),
+        "error": errors(real, mean),
+        "realised_otherwise_by_cause": dict(sorted(run.log.causes.items())),
+    }
+    return Replayed(report, measured, answers[0])
+
+
+def figures(answers: Sequence[Answer], steps: Sequence[Step]) -> dict[str, Any]:
+    """Return what is compared: attainment and percentiles of all and by class, steps and chunks."""
+    by_class: defaultdict[str, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        by_class[answer.request.qos_class].append(answer)
+    groups = {"all": list(answers), **dict(sorted(by_class.items()))}
+    chunks = [step.shape.num_prefill_tokens for step in steps if step.shape.num_prefill_tokens]
+    return {
+        "attainment": {
+            criterion: {name: _attainment(some, criterion) for name, some in groups.items()}
+            for criterion in CRITERIA
+        },
+        **{
+            metric: {name: _percentiles(_values(some, metric)) for name, some in groups.items()}
+            for metric in METRICS
+        },
+        "steps": len(steps),
+        "busy_s": sum(step.duration_s for step in steps),
+        "mean_batch": statistics.fmean(step.num_tokens for step in steps) if steps else None,
+        "prefill_tokens": sum(chunks),
+        "chunk_tokens": {**_percentiles(chunks), "mean": statistics.fmean(chunks) if chunks else None},
+    }
+
+
+def errors(measured: Mapping[str, Any], simulated: Mapping[str, Any]) -> dict[str, Any]:
+    """Return simulated against measured: relative for times and counts, absolute for attainment."""
+    found: dict[str, Any] = {}
+    for key, real in measured.items():
+        if isinstance(real, Mapping):
+            found[key] = (
+                {
+                    c: {n: _difference(simulated[key][c][n], v) for n, v in of.items()}
+                    for c, of in real.items()
+                }
+                if key == "attainment"
+                else errors(real, simulated[key])
+            )
+        else:
+            found[key] = _relative(simulated[key], real)
+    return found
+
+
+def _answers(twin: Twin, due_at: Mapping[str, float], sent: Mapping[str, Request]) -> list[Answer]:
+    return [Answer(due_at[name], sent[name], token_at) for name, token_at in twin.token_at.items()]
+
+
+def _attainment(answers: Sequence[Answer], criterion: Criterion) -> float:
+    return statistics.fmean(not answer.is_late(criterion) for answer in answers)
+
+
+def _values(answers: Iterable[Answer], metric: str) -> list[float]:
+    if metric == "ttft_s":
+        return [answer.token_at[0] - answer.due_at for answer in answers]
+    if metric == "ttlt_s":
+        return [answer.token_at[-1] - answer.due_at for answer in answers]
+    return [gap for answer in answers for gap in np.diff(answer.token_at).tolist()]
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float | None]:
+    if not values:
+        return {f"p{percent}": None for percent in PERCENTILES}
+    found = np.percentile(np.array(values, dtype=float), PERCENTILES)
+    return {f"p{percent}": float(value) for percent, value in zip(PERCENTILES, found, strict=True)}
+
+
+def _difference(simulated: float, measured: float) -> float:
+    return simulated - measured
+
+
+def _relative(simulated: float | None, measured: float | None) -> float | None:
+    if simulated is None or not measured:
+        return None
+    return simulated / measured - 1.0
+
+
+def _mean(repeats: Sequence[Any]) -> Any:
+    """Return the mean of figures of the same form; None where there is none."""
+    if isinstance(repeats[0], Mapping):
+        return {key: _mean([one[key] for one in repeats]) for key in repeats[0]}
+    values = [value for value in repeats if value is not None]
+    return statistics.fmean(values) if values else None
+
+
+def _spread(repeats: Sequence[Any]) -> Any:
+    """Return highest less lowest of figures of the same form; None where there is none."""
+    if isinstance(repeats[0], Mapping):
+        return {key: _spread([one[key] for one in repeats]) for key in repeats[0]}
+    values = [value for value in repeats if value is not None]
+    return max(values) - min(values) if values else None
