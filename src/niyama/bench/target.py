@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from niyama.bench.stream import AnswerStream, message_of
+from niyama.qos import Importance, QosBook, QosClass, Slo
 from niyama.wording import one_line, shown
 
 if TYPE_CHECKING:
@@ -194,6 +196,26 @@ async def _look(session: ClientSession, url: str, headers: Mapping[str, str]) ->
     status, _ = await get_json(session, f"{url}/tokenize", headers, {"prompt": "a"})
     look.has_tokenize = status == 200
     return look
+
+
+async def find_book(session: ClientSession, url: str, api_key: str | None) -> QosBook | None:
+    """Return the classes of a server with Niyama's scheduler; None of any other.
+
+    The server does not tell its maps and its default class: those of the book are not the server's.
+
+    Raises:
+        TargetError: nobody answers.
+    """
+    url = url.rstrip("/").removesuffix("/v1")
+    headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+    status, answer = await get_json(session, f"{url}/niyama/classes", headers)
+    if status != 200 or not isinstance(answer, dict) or not answer.get("classes"):
+        return None
+    classes = {
+        entry["name"]: QosClass(entry["name"], Slo(**entry["slo"]), Importance[entry["importance"].upper()])
+        for entry in answer["classes"]
+    }
+    return QosBook(default=next(iter(classes)), classes=MappingProxyType(classes))
 
 
 async def get_json(

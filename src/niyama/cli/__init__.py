@@ -16,7 +16,16 @@ from typing import NoReturn
 from niyama import __version__
 from niyama.wording import one_line
 
-_VERBS = ("serve", "simulate", "capacity", "calibrate", "replay", "qos", "steps")  # in the order of the help
+_VERBS = (
+    "serve",
+    "simulate",
+    "capacity",
+    "bench",
+    "calibrate",
+    "replay",
+    "qos",
+    "steps",
+)  # in the order of the help
 
 
 class UsageError(Exception):
