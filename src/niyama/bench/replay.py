@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 import statistics
-from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from niyama.bench.recordedrun import RecordedRun
+from niyama.bench.score import Judged
 from niyama.bench.serverlog import Step
 from niyama.bench.twin import Twin, requests_of, twin_of
 from niyama.latency.profilefile import Calibration
-from niyama.scheduling.policy import Request
-from niyama.sim.verdicts import CRITERIA, Criterion, Served, worst_lag_s
+from niyama.sim.verdicts import CRITERIA, Criterion
 
 PERCENTILES = (50, 90, 99)
 METRICS = ("ttft_s", "tbt_s", "ttlt_s")
-
-
-class Answer(NamedTuple):
-    """An answer as a client has it.
-
-    Attributes:
-        due_at: The request's arrival: the planned instant of sending.
-        request: For its class and its promise.
-        token_at: One instant per token, at least one.
-    """
-
-    due_at: float
-    request: Request
-    token_at: list[float]
-
-    def is_late(self, criterion: Criterion) -> bool:
-        """Whether any part of the promise was broken at the client."""
-        slo, request = self.request.slo, self.request
-        worst_s = 0.0 if slo.tbt_s is None else worst_lag_s(array("d", self.token_at), slo.tbt_s, 0)
-        arrived = Request(request.request_id, self.due_at, slo, 1, 1)
-        first_at, last_at = self.token_at[0], self.token_at[-1]
-        served = Served(arrived, first_at, last_at, len(self.token_at), worst_s, False, 0)
-        return served.is_late(criterion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +27,13 @@ class Replayed:
 
     Attributes:
         report: Figures of both and their difference, for JSON.
-        measured: Every answer that was recorded.
+        measured: Every answer that was recorded; instants are seconds from the start of the run.
         simulated: The same of the first repeat.
     """
 
     report: dict[str, Any]
-    measured: list[Answer]
-    simulated: list[Answer]
+    measured: list[Judged]
+    simulated: list[Judged]
 
 
 def replay(run: RecordedRun, calibration: Calibration, *, seed: int = 0, repeats: int = 3) -> Replayed:
@@ -72,16 +48,11 @@ def replay(run: RecordedRun, calibration: Calibration, *, seed: int = 0, repeats
     Raises:
         RunError: the run cannot be simulated.
     """
-    due_at = {record.id: run.begins_at + record.due_at for record in run.records}
-    sent = {one.record_id: one.request for one in requests_of(run)}
-    measured = [
-        Answer(due_at[record.id], sent[record.id], [run.begins_at + at for at in record.token_at])
-        for record in run.records
-        if record.id in sent
-    ]
+    promised = {one.record_id: one.request.slo for one in requests_of(run)}
+    measured = [Judged(record, promised[record.id]) for record in run.records if record.id in promised]
     real = figures(measured, run.steps)
     twins = [twin_of(run, calibration, seed + number) for number in range(repeats)]
-    answers = [_answers(twin, due_at, sent) for twin in twins]
+    answers = [_answers(run, twin, measured) for twin in twins]
     simulated = [figures(some, twin.log.steps) for some, twin in zip(answers, twins, strict=True)]
     mean = _mean(simulated)
     report = {
@@ -101,11 +72,11 @@ def replay(run: RecordedRun, calibration: Calibration, *, seed: int = 0, repeats
     return Replayed(report, measured, answers[0])
 
 
-def figures(answers: Sequence[Answer], steps: Sequence[Step]) -> dict[str, Any]:
+def figures(answers: Sequence[Judged], steps: Sequence[Step]) -> dict[str, Any]:
     """Return what is compared: attainment and percentiles of all and by class, steps and chunks."""
-    by_class: defaultdict[str, list[Answer]] = defaultdict(list)
+    by_class: defaultdict[str, list[Judged]] = defaultdict(list)
     for answer in answers:
-        by_class[answer.request.qos_class].append(answer)
+        by_class[answer.record.qos_class].append(answer)
     groups = {"all": list(answers), **dict(sorted(by_class.items()))}
     chunks = [step.shape.num_prefill_tokens for step in steps if step.shape.num_prefill_tokens]
     return {
@@ -143,20 +114,26 @@ def errors(measured: Mapping[str, Any], simulated: Mapping[str, Any]) -> dict[st
     return found
 
 
-def _answers(twin: Twin, due_at: Mapping[str, float], sent: Mapping[str, Request]) -> list[Answer]:
-    return [Answer(due_at[name], sent[name], token_at) for name, token_at in twin.token_at.items()]
+def _answers(run: RecordedRun, twin: Twin, measured: Iterable[Judged]) -> list[Judged]:
+    """Return the measured answers with the twin's instants."""
+    answers: list[Judged] = []
+    for judged in measured:
+        token_at = [at - run.begins_at for at in twin.token_at[judged.record.id]]
+        record = replace(judged.record, token_at=token_at, finished_at=token_at[-1])
+        answers.append(Judged(record, judged.slo))
+    return answers
 
 
-def _attainment(answers: Sequence[Answer], criterion: Criterion) -> float:
+def _attainment(answers: Sequence[Judged], criterion: Criterion) -> float:
     return statistics.fmean(not answer.is_late(criterion) for answer in answers)
 
 
-def _values(answers: Iterable[Answer], metric: str) -> list[float]:
+def _values(answers: Iterable[Judged], metric: str) -> list[float]:
     if metric == "ttft_s":
-        return [answer.token_at[0] - answer.due_at for answer in answers]
+        return [answer.record.token_at[0] - answer.record.due_at for answer in answers]
     if metric == "ttlt_s":
-        return [answer.token_at[-1] - answer.due_at for answer in answers]
-    return [gap for answer in answers for gap in np.diff(answer.token_at).tolist()]
+        return [answer.record.token_at[-1] - answer.record.due_at for answer in answers]
+    return [gap for answer in answers for gap in np.diff(answer.record.token_at).tolist()]
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float | None]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from niyama.bench.plots import colour, figure, save_png
-from niyama.bench.replay import Answer, Replayed
+from niyama.bench.replay import Replayed
+from niyama.bench.score import Judged
 
 _ROWS = (("TTFT", "ttft_s"), ("TBT", "tbt_s"), ("TTLT", "ttlt_s"))
 
@@ -88,8 +89,9 @@ def draw(replayed: Replayed, path: Path) -> None:
         save_png(canvas, path)
 
 
-def _times(answers: Iterable[Answer], name: str, place: int) -> list[float]:
-    return [one.token_at[place] - one.due_at for one in answers if one.request.qos_class == name]
+def _times(answers: Iterable[Judged], name: str, place: int) -> list[float]:
+    records = (one.record for one in answers if one.record.qos_class == name)
+    return [record.token_at[place] - record.due_at for record in records]
 
 
 def _shares(values: Sequence[float]) -> tuple[list[float], list[float]]:
