@@ -59,7 +59,7 @@ def measure_stock(folder: Path) -> tuple[float, float]:
     with serving("stock", folder / "server.log") as url:
         bench(url, folder / "warm-up", "--qps", "5", "--requests", "40")
         result = bench(url, folder / "saturation", "--load", "0.3", "--seconds", "10")
-        return float(result["saturation_qps"]), asyncio.run(step_with_chunk_s(url))
+        return float(result["workload"]["saturation_qps"]), asyncio.run(step_with_chunk_s(url))
 
 
 def record(folder: Path, qos: Path, runs: dict[str, tuple[float, float, int]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -106,7 +106,7 @@ def _takes(run: RecordedRun) -> Iterator[tuple[float, float]]:
     """Yield bounds: the scheduler looks for arrivals when a step has ended, or at once if it is idle."""
     ended_at = [step.ended_at for step in run.log.steps]
     for seen in run.seen.values():
-        number = bisect_left(ended_at, seen.taken_at)
+        number = bisect_right(ended_at, seen.taken_at)
         last_at = run.log.steps[number - 1].started_at if number else 0.0
         upper_s = max(MIN_DELAY_S, seen.taken_at - seen.request.arrived_at)
         is_idle = number == 0 or seen.taken_at - ended_at[number - 1] > _IDLE_SHARE * upper_s

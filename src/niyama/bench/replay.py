@@ -124,7 +124,9 @@ def _answers(run: RecordedRun, twin: Twin, measured: Iterable[Judged]) -> list[J
     return answers
 
 
-def _attainment(answers: Sequence[Judged], criterion: Criterion) -> float:
+def _attainment(answers: Sequence[Judged], criterion: Criterion) -> float | None:
+    if not answers:
+        return None
     return statistics.fmean(not answer.is_late(criterion) for answer in answers)
 
 
@@ -143,8 +145,8 @@ def _percentiles(values: Sequence[float]) -> dict[str, float | None]:
     return {f"p{percent}": float(value) for percent, value in zip(PERCENTILES, found, strict=True)}
 
 
-def _difference(simulated: float, measured: float) -> float:
-    return simulated - measured
+def _difference(simulated: float | None, measured: float | None) -> float | None:
+    return None if simulated is None or measured is None else simulated - measured
 
 
 def _relative(simulated: float | None, measured: float | None) -> float | None:

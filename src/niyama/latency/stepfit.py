@@ -41,7 +41,7 @@ def regime_of(shape: BatchShape) -> str:
     return REGIMES[1] if shape.num_prefill_tokens <= SMALL_CHUNK_TOKENS else REGIMES[2]
 
 
-def fit_steps(samples: Sequence[Sample]) -> StepTime:
+def fit_steps(samples: Sequence[Sample], min_steps: int = MIN_STEPS) -> StepTime:
     """Return the costs under which all steps together take as long as they did.
 
     The fit itself goes by the usual step; what stragglers add is spread over all steps in proportion.
@@ -51,8 +51,8 @@ def fit_steps(samples: Sequence[Sample]) -> StepTime:
 
     Cost: about a second for ten thousand steps.
     """
-    if len(samples) < MIN_STEPS:
-        raise ValueError(f"steps: {len(samples)} are too few to fit; give a log with at least {MIN_STEPS}")
+    if len(samples) < min_steps:
+        raise ValueError(f"steps: {len(samples)} are too few to fit; give a log with at least {min_steps}")
     rows = np.array([StepTime.features(sample.shape) for sample in samples])
     durations = np.array([sample.duration_s for sample in samples])
     if not (durations > 0).all():
