@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from niyama.bench.calibrate import clean_steps
 from niyama.bench.recordedrun import RecordedRun
 from niyama.bench.score import Judged
 from niyama.bench.serverlog import Step
 from niyama.bench.twin import Twin, requests_of, twin_of
 from niyama.latency.profilefile import Calibration
+from niyama.latency.stepfit import errors_by_regime
 from niyama.sim.verdicts import CRITERIA, Criterion
 
 PERCENTILES = (50, 90, 99)
@@ -67,6 +69,7 @@ def replay(run: RecordedRun, calibration: Calibration, *, seed: int = 0, repeats
         "simulated": mean,
         "simulated_spread": _spread(simulated),
         "error": errors(real, mean),
+        "steps_against_profile": errors_by_regime(calibration.step, clean_steps(run.steps)),
         "realised_otherwise_by_cause": dict(sorted(run.log.causes.items())),
     }
     return Replayed(report, measured, answers[0])

@@ -12,6 +12,9 @@ from niyama.bench.plots import colour, figure, save_png
 from niyama.bench.replay import Replayed
 from niyama.bench.score import Judged
 
+SAME_MACHINE = 0.05
+"""A profile that misses a run's own steps by more, in sum, is not of the machine as it was then."""
+
 _ROWS = (("TTFT", "ttft_s"), ("TBT", "tbt_s"), ("TTLT", "ttlt_s"))
 
 
@@ -38,7 +41,14 @@ def describe(report: Mapping[str, Any]) -> str:
         lines.append(_line(f"prefill of a step, {key}", values, "{:.0f}", "{:+.1%}"))
     if report["left_out"]:
         lines.append(f"{report['left_out']} requests without a token are left out")
-    return "\n".join([*lines, "Errors of shares in time are differences, all others relative.", ""])
+    lines.append("Errors of shares in time are differences, all others relative.")
+    bias = report["steps_against_profile"]["all"]["bias_share"]
+    if bias is not None and abs(bias) > SAME_MACHINE:
+        lines.append(
+            f"The profile takes this run's steps for {abs(bias):.0%} {'longer' if bias > 0 else 'shorter'} "
+            "than they were: another machine, or a disturbed one. No replay can be closer than that."
+        )
+    return "\n".join([*lines, ""])
 
 
 def describe_parity(parity: Mapping[str, Any]) -> str:

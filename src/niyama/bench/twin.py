@@ -123,7 +123,7 @@ def twin_of(run: RecordedRun, calibration: Calibration, seed: int) -> Twin:
     first = min((seen.taken_at for seen in run.seen.values()), default=0.0)
     replay_until(policy, run.calls, first)
     try:
-        return serve(policy, sent, calibration, limits, seed)
+        return serve(policy, sent, calibration, limits, seed, is_async=run.log.is_async)
     except (ValueError, RuntimeError) as error:
         raise RunError(f"{run.name}: {error}") from None
 
@@ -155,9 +155,24 @@ def replay_until(policy: Policy, calls: Iterable[Call], until: float) -> None:
 
 
 def serve(
-    policy: Policy, sent: Sequence[Sent], calibration: Calibration, limits: ReplicaLimits, seed: int
+    policy: Policy,
+    sent: Sequence[Sent],
+    calibration: Calibration,
+    limits: ReplicaLimits,
+    seed: int,
+    *,
+    is_async: bool = False,
 ) -> Twin:
     """Serve requests, which come in order, on one engine with a calibrated clock.
+
+    Args:
+        policy: Decides.
+        sent: The requests.
+        calibration: How long everything takes.
+        limits: What the engine can hold.
+        seed: Of all draws.
+        is_async: The engine plans a step when the one before begins, so a request that comes later
+            is not in it.
 
     Raises:
         ValueError: a request never fits the KV cache.
@@ -177,7 +192,9 @@ def serve(
         num_tokens = log.steps[-1].num_tokens if engine.live and log.steps else 0
         while waiting and waiting[-1].sent_at <= engine.now_s:
             door.enter(waiting.pop(), num_tokens)
-        while door.coming and door.coming[0].at <= engine.now_s:
+        is_planned = is_async and engine.live and log.steps
+        latest = log.steps[-1].started_at if is_planned else engine.now_s
+        while door.coming and door.coming[0].at <= latest:
             engine.arrive(heapq.heappop(door.coming).arrival)
         if engine.live:
             engine.step()
