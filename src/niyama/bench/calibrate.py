@@ -13,8 +13,7 @@ from niyama.bench.delays import fit_overheads
 from niyama.bench.recordedrun import RecordedRun, RunError, load_run
 from niyama.bench.serverlog import ServerLog, Step
 from niyama.latency.profilefile import Calibration
-from niyama.latency.spread import Spread
-from niyama.latency.stepfit import REGIMES, Sample, errors_by_regime, fit_steps, ratios_by_regime
+from niyama.latency.stepfit import REGIMES, Sample, errors_by_regime, fit_steps, scatter_of
 from niyama.scheduling.policy import BatchShape
 from niyama.wording import one_line, shown
 
@@ -82,12 +81,13 @@ def calibrate(sources: Sequence[Source], name: str) -> Calibration:
     """
     samples = [sample for source in sources for sample in source.samples]
     step = fit_steps(samples)
-    ratios = ratios_by_regime(step, samples)
+    spreads, stalls = scatter_of(step, samples)
     runs = [source.run for source in sources if source.run is not None]
     return Calibration(
         name=name,
         step=step,
-        spreads={regime: Spread.of(some) for regime, some in ratios.items() if some},
+        spreads=spreads,
+        stalls=stalls,
         overheads=fit_overheads(runs) if runs else None,
         errors=held_out_errors(samples),
         engine=next((source.engine for source in sources if source.engine), {}),

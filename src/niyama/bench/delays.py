@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 from niyama.bench.recordedrun import RecordedRun
 from niyama.latency.profilefile import NO_DELAY, Delay, HandOn, Overheads
 from niyama.latency.robust import fit_nonnegative
-from niyama.latency.spread import NUM_QUANTILES, Spread
+from niyama.latency.spread import MAX_VALUES, NO_STALLS, Spread, Stalls
 
 MIN_SAMPLES = 20
 """Fewer requests say nothing of delays."""
 
 MIN_DELAY_S = 1e-5
 """Stamps of two clocks may put an effect a little before its cause."""
+
+STALLED = 5.0
+"""A step whose tokens take this many times as long as usual was held up by something else."""
 
 _GRID = 120
 _ROUNDS = 200
@@ -72,10 +75,9 @@ def fit_within(windows: Sequence[tuple[float, float]]) -> Delay:
     is_possible = ((grid > lower) & (grid <= upper)).astype(float)
     is_possible = is_possible[is_possible.any(axis=1)]
     shares = _turnbull(is_possible)
-    # A rising table needs no more than the grid's point at each quantile.
-    places = np.searchsorted(np.cumsum(shares), np.linspace(0.0, 1.0, NUM_QUANTILES) * (1 - 1e-9))
-    quantiles = grid[np.minimum(places, _GRID - 1)]
-    usual = float(quantiles[NUM_QUANTILES // 2])
+    middles = (np.arange(MAX_VALUES) + 0.5) / MAX_VALUES
+    quantiles = grid[np.minimum(np.searchsorted(np.cumsum(shares), middles), _GRID - 1)]
+    usual = float(quantiles[MAX_VALUES // 2])
     return Delay(usual, spread=Spread(tuple(float(value) / usual for value in quantiles)))
 
 
@@ -126,26 +128,42 @@ def fit_hand_on(runs: Sequence[Sequence[Delivery]]) -> HandOn:
     """Return how tokens are handed on, from the steps of each run in their order.
 
     A step occupies the process from its end, or from when the one before was through, to its last token.
+    What is beyond `STALLED` times the usual was a stall.
     """
-    idle: list[Sample] = []
-    behind: list[float] = []
-    shares: list[float] = []
-    for deliveries in runs:
-        through_at = -math.inf
-        for step in deliveries:
-            is_behind = step.ended_at < through_at
-            starts_at = through_at if is_behind else step.ended_at
-            # Clients read for themselves, so a step may seem to overtake the one before.
-            through_at = max(through_at, step.last_at)
-            time_s = max(MIN_DELAY_S, step.last_at - starts_at)
-            if is_behind:
-                behind.append(time_s)
-                continue
-            idle.append(Sample(step.num_tokens, 0, time_s))
-            if step.num_tokens > 1:
-                shares.append(min(1.0, max(0.0, (step.first_at - starts_at) / time_s)))
-    first_share = float(np.median(shares)) if shares else 1.0
-    return HandOn(fit_delay(idle), _mean_delay(behind), first_share)
+    handed = [one for deliveries in runs for one in _handed(deliveries)]
+    usual = fit_delay([Sample(one.num_tokens, 0, one.time_s) for one in handed if not one.is_behind])
+    limits = [STALLED * usual.expected_s(one.num_tokens) for one in handed]
+    kept = [one._replace(time_s=min(one.time_s, limit)) for one, limit in zip(handed, limits, strict=True)]
+    shares = [one.first_share for one in kept if not one.is_behind and one.num_tokens > 1]
+    observed_s = sum(steps[-1].ended_at - steps[0].ended_at for steps in runs if steps)
+    long = [one.time_s - limit for one, limit in zip(handed, limits, strict=True) if one.time_s > limit]
+    return HandOn(
+        idle=fit_delay([Sample(one.num_tokens, 0, one.time_s) for one in kept if not one.is_behind]),
+        behind=_mean_delay([one.time_s for one in kept if one.is_behind]),
+        first_share=float(np.median(shares)) if shares else 1.0,
+        stalls=Stalls(len(long) / observed_s, Spread.of(long)) if long and observed_s else NO_STALLS,
+    )
+
+
+class _Handed(NamedTuple):
+    """For how long a step occupied the process that hands tokens on."""
+
+    num_tokens: int
+    is_behind: bool
+    time_s: float
+    first_share: float
+
+
+def _handed(deliveries: Sequence[Delivery]) -> Iterator[_Handed]:
+    through_at = -math.inf
+    for step in deliveries:
+        is_behind = step.ended_at < through_at
+        starts_at = through_at if is_behind else step.ended_at
+        # Clients read for themselves, so a step may seem to overtake the one before.
+        through_at = max(through_at, step.last_at)
+        time_s = max(MIN_DELAY_S, step.last_at - starts_at)
+        first_share = min(1.0, max(0.0, (step.first_at - starts_at) / time_s))
+        yield _Handed(step.num_tokens, is_behind, time_s, first_share)
 
 
 def _mean_delay(delays: Sequence[float]) -> Delay:

@@ -64,17 +64,21 @@ class Twin:
 
 
 class Clock(ChunkSearch):
-    """How long steps truly take: the profile times a ratio drawn from its spread. Ask once per step."""
+    """How long steps truly take: the profile times a drawn ratio, and stalls. Ask once per step."""
 
     def __init__(self, calibration: Calibration, rng: random.Random) -> None:
         self._step = calibration.step
         self._spreads = calibration.spreads
+        self._stalls = calibration.stalls
         self._scatter = Scatter(rng)
+        self._rng = rng
 
     def predict_s(self, shape: BatchShape) -> float:
         """Return this step's duration, seconds, > 0; the next call gives the next step's."""
         spread = self._spreads.get(regime_of(shape), NO_SPREAD)
-        return max(MIN_STEP_S, self._step.predict_s(shape) * self._scatter.draw(spread))
+        usual_s = self._step.predict_s(shape)
+        time_s = usual_s * self._scatter.draw(spread) + self._stalls.draw(usual_s, self._rng)
+        return max(MIN_STEP_S, time_s)
 
     def margin_s(self, predicted_s: float) -> float:
         """Return 0: the clock is never unsure."""
@@ -240,14 +244,16 @@ def _at_client(
 ) -> dict[str, list[float]]:
     """Return when each token is at its client: steps are handed on in turn, their oldest answers first."""
     idle, behind = (Scatter(random.Random(f"{seed} {name}")) for name in ("idle", "behind"))
+    rng = random.Random(f"{seed} stalls")
     handed: list[tuple[float, float]] = []
-    through_at = -math.inf
+    through_at, ended_at = -math.inf, log.steps[0].ended_at if log.steps else 0.0
     for step in log.steps:
         if step.ended_at < through_at:
             starts_at, lasts_s = through_at, _drawn_s(hand_on.behind, behind, step.num_tokens, 0)
         else:
             starts_at, lasts_s = step.ended_at, _drawn_s(hand_on.idle, idle, step.num_tokens, 0)
-        through_at = starts_at + lasts_s
+        lasts_s += hand_on.stalls.draw(step.ended_at - ended_at, rng)
+        ended_at, through_at = step.ended_at, starts_at + lasts_s
         handed.append((starts_at + hand_on.first_share * lasts_s, through_at))
     num_handed = [0] * len(handed)
     token_at: dict[str, list[float]] = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from niyama.latency.calibrated import CalibratedProfile, StepTime
-from niyama.latency.spread import NO_SPREAD, Spread
+from niyama.latency.spread import NO_SPREAD, NO_STALLS, Spread, Stalls
 from niyama.wording import one_line, shown
 
 FORMAT = "niyama-profile"
@@ -75,11 +75,13 @@ class HandOn:
         idle: Time from the end of a step to its last token at the client, if all before it is through.
         behind: Otherwise: time from the last token of the step before.
         first_share: Part of that time after which the first token is at its client, 0 to 1.
+        stalls: Of the process, on top of that, per second of the clock.
     """
 
     idle: Delay = NO_DELAY
     behind: Delay = NO_DELAY
     first_share: float = 1.0
+    stalls: Stalls = NO_STALLS
 
     def __post_init__(self) -> None:
         """Raise ValueError for what is no share."""
@@ -92,13 +94,14 @@ class HandOn:
             "idle": self.idle.to_mapping(),
             "behind": self.behind.to_mapping(),
             "first_share": self.first_share,
+            "stalls": self.stalls.to_mapping(),
         }
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> HandOn:
         """Return what `to_mapping` gave. Raises KeyError, TypeError, ValueError for anything else."""
         idle, behind = (Delay.from_mapping(mapping[name]) for name in ("idle", "behind"))
-        return cls(idle, behind, float(mapping["first_share"]))
+        return cls(idle, behind, float(mapping["first_share"]), Stalls.from_mapping(mapping["stalls"]))
 
 
 AT_ONCE = HandOn()
@@ -138,6 +141,7 @@ class Calibration:
         name: What was calibrated, for people.
         step: How long a step takes, host work between steps included.
         spreads: Of steps around that, by regime (`niyama.latency.stepfit.REGIMES`).
+        stalls: Of the machine, on top of that.
         overheads: None if only step logs were there.
         errors: On held-out steps, by regime, of a fit that had not seen them.
         engine: What the server could hold, as its log says; may be empty.
@@ -147,6 +151,7 @@ class Calibration:
     name: str
     step: StepTime
     spreads: Mapping[str, Spread] = field(default_factory=dict)
+    stalls: Stalls = NO_STALLS
     overheads: Overheads | None = None
     errors: Mapping[str, Any] = field(default_factory=dict)
     engine: Mapping[str, Any] = field(default_factory=dict)
@@ -164,6 +169,7 @@ class Calibration:
             "name": self.name,
             "step": self.step.to_mapping(),
             "spreads": {name: spread.to_mapping() for name, spread in self.spreads.items()},
+            "stalls": self.stalls.to_mapping(),
             "overheads": None if self.overheads is None else self.overheads.to_mapping(),
             "errors": self.errors,
             "engine": self.engine,
@@ -202,6 +208,7 @@ def _from_mapping(mapping: Mapping[str, Any]) -> Calibration:
         name=str(mapping["name"]),
         step=StepTime.from_mapping(mapping["step"]),
         spreads={str(name): Spread.from_mapping(one) for name, one in mapping["spreads"].items()},
+        stalls=Stalls.from_mapping(mapping["stalls"]),
         overheads=None if overheads is None else Overheads.from_mapping(overheads),
         errors=dict(mapping["errors"]),
         engine=dict(mapping["engine"]),

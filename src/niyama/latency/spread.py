@@ -1,8 +1,8 @@
 """How far durations scatter around their prediction, and draws from that.
 
-Ratios of actual to predicted are kept as a table of quantiles. Neighbouring durations scatter
-alike (a busy machine is busy for a while), so draws follow one another as in a first-order
-autoregression of normal scores.
+Ratios of actual to predicted are kept as a table: the means of equal shares of all, so that draws
+from it have the mean of what was seen. Neighbouring durations scatter alike (a busy machine is busy
+for a while), so draws follow one another as in a first-order autoregression of normal scores.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from statistics import NormalDist
 from typing import Any
 
 from niyama.wording import shown
 
-NUM_QUANTILES = 101
+MAX_VALUES = 500
+"""Longest table; fewer samples are kept as they are."""
+
 _NORMAL = NormalDist()
 # Scores of the smallest and largest sample stay finite.
 _MIN_SHARE = 1e-6
@@ -28,7 +30,7 @@ class Spread:
     """Ratios of actual over predicted.
 
     Attributes:
-        quantiles: At equal steps of probability from 0 to 1, rising, >= 0; at least one.
+        quantiles: Ratios of equal shares of all, rising, >= 0; at least one.
         memory: Correlation of a ratio's normal score with that of the one before, 0 to below 1.
     """
 
@@ -51,9 +53,11 @@ class Spread:
         if not ratios:
             return cls()
         order = sorted(ratios)
-        last = len(order) - 1
-        picks = (last * i / (NUM_QUANTILES - 1) for i in range(NUM_QUANTILES))
-        return cls(tuple(_between(order, place) for place in picks), _memory(ratios))
+        size = min(MAX_VALUES, len(order))
+        bounds = [len(order) * number // size for number in range(size + 1)]
+        means = [sum(order[a:b]) / (b - a) for a, b in pairwise(bounds)]
+        # Means of equal samples may differ in the last digit; the table has to rise.
+        return cls(tuple(accumulate(means, max)), _memory(ratios))
 
     @property
     def is_none(self) -> bool:
@@ -62,7 +66,8 @@ class Spread:
 
     def quantile(self, share: float) -> float:
         """Return the ratio that a share of all is at most, 0 <= share <= 1."""
-        return _between(self.quantiles, share * (len(self.quantiles) - 1))
+        size = len(self.quantiles)
+        return self.quantiles[min(int(share * size), size - 1)]
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the fields for JSON."""
@@ -74,6 +79,40 @@ class Spread:
         return cls(tuple(float(value) for value in mapping["quantiles"]), float(mapping["memory"]))
 
 
+@dataclass(frozen=True, slots=True)
+class Stalls:
+    """Times in which the machine did something else; they last as long whatever the step.
+
+    Attributes:
+        per_s: How many begin in a second of steps, >= 0.
+        seconds: Their durations, as the table of a `Spread`.
+    """
+
+    per_s: float = 0.0
+    seconds: Spread = Spread((0.0,))
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is no rate."""
+        if not 0 <= self.per_s < math.inf:
+            raise ValueError(f"per_s: {shown(self.per_s)} is not a rate; give a finite number >= 0")
+
+    def draw(self, time_s: float, rng: random.Random) -> float:
+        """Return for how long a time is stalled, seconds; mostly 0, and nothing is drawn without stalls."""
+        if not self.per_s or rng.random() >= -math.expm1(-self.per_s * time_s):
+            return 0.0
+        return self.seconds.quantile(rng.random())
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return {"per_s": self.per_s, "seconds": self.seconds.to_mapping()}
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Stalls:
+        """Return what `to_mapping` gave. Raises KeyError, TypeError, ValueError for anything else."""
+        return cls(float(mapping["per_s"]), Spread.from_mapping(mapping["seconds"]))
+
+
+NO_STALLS = Stalls()
 NO_SPREAD = Spread()
 """Every duration is as predicted."""
 
@@ -92,12 +131,6 @@ class Scatter:
         fresh = math.sqrt(1.0 - spread.memory**2)
         self._score = spread.memory * self._score + fresh * self._rng.gauss(0.0, 1.0)
         return spread.quantile(_NORMAL.cdf(self._score))
-
-
-def _between(values: Sequence[float], place: float) -> float:
-    low = min(int(place), len(values) - 1)
-    high = min(low + 1, len(values) - 1)
-    return values[low] + (place - low) * (values[high] - values[low])
 
 
 def _memory(ratios: Sequence[float]) -> float:

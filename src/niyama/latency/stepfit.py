@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from niyama.latency.calibrated import DECODE_KNOTS, PREFILL_KNOTS, StepTime
 from niyama.latency.robust import column_sizes, fit_nonnegative
+from niyama.latency.spread import NO_STALLS, Spread, Stalls
 from niyama.scheduling.policy import BatchShape
 
 MIN_STEPS = 50
@@ -21,8 +23,8 @@ REGIMES = ("decode only", "mixed small", "mixed large", "prefill only")
 
 # Weight of "two neighbouring slopes are alike" against one step; decides only where steps are missing.
 _SMOOTHNESS = 0.3
-# A step that took so many times longer than predicted tells of the machine, not of the step.
-_MOST = 10.0
+STALLED = 2.0
+"""A step that takes this many times as long as predicted was interrupted."""
 
 
 class Sample(NamedTuple):
@@ -60,16 +62,31 @@ def fit_steps(samples: Sequence[Sample], min_steps: int = MIN_STEPS) -> StepTime
     size = column_sizes(rows)
     values = fit_nonnegative(rows, durations, _SMOOTHNESS * _smoothness(size))
     predicted = rows @ values
-    factor = float(np.minimum(durations, _MOST * predicted).sum() / predicted.sum())
+    factor = float(durations.sum() / predicted.sum())
     return StepTime.of_values([float(value) for value in factor * values])
 
 
-def ratios_by_regime(step: StepTime, samples: Sequence[Sample]) -> dict[str, list[float]]:
-    """Return actual over predicted of every step, capped, in order, for each regime."""
+def scatter_of(step: StepTime, samples: Sequence[Sample]) -> tuple[dict[str, Spread], Stalls]:
+    """Return how steps scatter around their prediction, by regime, and the stalls.
+
+    Of a step that took more than `STALLED` times as long as predicted, the rest was a stall.
+    """
     ratios: dict[str, list[float]] = {name: [] for name in REGIMES}
+    stalls: list[float] = []
+    predicted_total_s = 0.0
     for shape, duration_s in samples:
-        ratios[regime_of(shape)].append(min(duration_s / step.predict_s(shape), _MOST))
-    return ratios
+        predicted_s = step.predict_s(shape)
+        predicted_total_s += predicted_s
+        ratios[regime_of(shape)].append(min(duration_s / predicted_s, STALLED))
+        if duration_s > STALLED * predicted_s:
+            stalls.append(duration_s - STALLED * predicted_s)
+    spreads = {name: Spread.of(some) for name, some in ratios.items() if some}
+    if not stalls:
+        return spreads, NO_STALLS
+    # At most one stall falls on a step, so the rate is a little higher than their number says.
+    share = len(stalls) / len(samples)
+    per_s = -math.log1p(-min(share, 0.999)) * len(samples) / predicted_total_s
+    return spreads, Stalls(per_s, Spread.of(stalls))
 
 
 def errors_by_regime(step: StepTime, samples: Sequence[Sample]) -> dict[str, dict[str, float | int | None]]:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from niyama.bench.delays import Delivery, Sample, fit_delay, fit_hand_on, fit_within
+from niyama.bench.delays import STALLED, Delivery, Sample, fit_delay, fit_hand_on, fit_within
 from niyama.latency.profilefile import Delay
 
 
@@ -54,7 +54,9 @@ def test_steps_that_wait_for_the_one_before_are_told_apart() -> None:
     assert found.behind.fixed == pytest.approx(1e-3)
     assert found.idle.expected_s(8) == pytest.approx(2.8e-3, rel=0.05)
     assert found.first_share == pytest.approx(0.5)
-    assert found.idle.expected_s(8) * found.idle.spread.quantile(1.0) == pytest.approx(52.8e-3, rel=0.05)
+    assert found.stalls.per_s == pytest.approx(2.0, rel=0.02)
+    usual_s = STALLED * 2.8e-3
+    assert found.stalls.seconds.quantile(0.5) == pytest.approx(52.8e-3 - usual_s, rel=0.05)
 
 
 def test_two_servers_have_nothing_to_do_with_each_other() -> None:
