@@ -20,6 +20,7 @@ _VERBS = (
     "serve",
     "simulate",
     "capacity",
+    "plan",
     "bench",
     "calibrate",
     "replay",

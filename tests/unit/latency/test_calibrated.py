@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from niyama.latency import get_profile
+from niyama.latency import get_profile, kv_tokens
 from niyama.latency.calibrated import StepTime
 from niyama.latency.profilefile import (
     Calibration,
@@ -77,6 +77,7 @@ def test_a_file_holds_all_of_a_calibration(tmp_path: Path) -> None:
     profile = get_profile(str(path), margin=0.3)
     shape = BatchShape(100, 3, 50)
     assert profile.predict_s(shape) == CALIBRATION.step.predict_s(shape)
+    assert kv_tokens(str(path)) == 1000
     assert profile.stats() == {"model": "profile", "name": "mine", "margin": 0.3}
 
 
@@ -105,9 +106,7 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, change: dict[str, obj
 def test_a_name_that_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"profile: .*none.json: cannot be read"):
         get_profile(str(tmp_path / "none.json"))
-    with pytest.raises(
-        ValueError, match="profile: 'h900' is unknown; known: a100-80gb/llama-3-8b/tp1, or a file"
-    ):
+    with pytest.raises(ValueError, match="profile: 'h900' is unknown; known: a100-80gb/.*, or a file"):
         get_profile("h900")
 
 
