@@ -106,7 +106,7 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, change: dict[str, obj
 def test_a_name_that_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"profile: .*none.json: cannot be read"):
         get_profile(str(tmp_path / "none.json"))
-    with pytest.raises(ValueError, match="profile: 'h900' is unknown; known: a100-80gb/.*, or a file"):
+    with pytest.raises(ValueError, match=r"profile: 'h900' is unknown; known: a100-80gb/.*, or a file"):
         get_profile("h900")
 
 
