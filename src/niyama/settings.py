@@ -21,7 +21,10 @@ SETTINGS_VARIABLE = "NIYAMA_SETTINGS"
 
 Pacing = Literal["strict", "paper"]
 
-_KEYS = ("policy", "qos", "pacing", "step_log", "decision_log", "chunk", "allow_untested_vllm")
+_KEYS = (
+    *("policy", "qos", "pacing", "step_log", "decision_log", "chunk"),
+    *("allow_untested_vllm", "check_laws"),
+)
 _PACINGS = ("strict", "paper")
 
 
@@ -41,6 +44,8 @@ class Settings:
         step_log: File that gets one JSON line per engine step, or None.
         chunk: Fixed chunk of the baseline policies, tokens >= 1; None for their own default.
         allow_untested_vllm: Run on a vLLM version that no test has seen.
+        check_laws: Check the laws at every step, at O(requests); a broken one counts as a failure
+            of the policy. For debug runs.
         decision_log: File that gets all that the policy is told and decides, or None.
     """
 
@@ -50,6 +55,7 @@ class Settings:
     step_log: str | None = None
     chunk: int | None = None
     allow_untested_vllm: bool = False
+    check_laws: bool = False
     decision_log: str | None = None
 
     def to_mapping(self) -> dict[str, object]:
@@ -62,6 +68,7 @@ class Settings:
             "decision_log": self.decision_log,
             "chunk": self.chunk,
             "allow_untested_vllm": self.allow_untested_vllm,
+            "check_laws": self.check_laws,
         }
 
     @classmethod
@@ -87,6 +94,7 @@ class Settings:
             decision_log=_optional_text("decision_log", mapping.get("decision_log"), "the path of a file"),
             chunk=_chunk(mapping.get("chunk")),
             allow_untested_vllm=_truth("allow_untested_vllm", mapping.get("allow_untested_vllm", False)),
+            check_laws=_truth("check_laws", mapping.get("check_laws", False)),
         )
 
     @classmethod

@@ -26,6 +26,7 @@ _VERBS = (
     "replay",
     "qos",
     "steps",
+    "soak",
 )  # in the order of the help
 
 

@@ -75,7 +75,7 @@ def check_policy(name: str, chunk: int | None) -> None:
 
 
 def check_writable(path: str, option: str = "--step-log") -> None:
-    """Refuse a log, named by an option, that cannot be written.
+    """Refuse a file of an option that cannot be written.
 
     Raises:
         UsageError: the reason.

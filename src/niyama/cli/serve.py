@@ -90,6 +90,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--decision-log", metavar="FILE", help="write all that the policy is told and decides (docs/twin.md)"
     )
+    parser.add_argument(
+        "--check-laws", action="store_true", help="check the laws (docs/laws.md) at every step; slow"
+    )
     parser.add_argument("--allow-untested-vllm", action="store_true", help="run on an unknown vLLM version")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
@@ -187,6 +190,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         decision_log=None if args.decision_log is None else os.path.abspath(args.decision_log),
         chunk=args.chunk,
         allow_untested_vllm=args.allow_untested_vllm,
+        check_laws=args.check_laws,
         **given,
     )
 

@@ -12,6 +12,7 @@ from collections import deque
 from typing import Any, NamedTuple, cast
 
 from niyama.engines.vllm import compat
+from niyama.engines.vllm.audit import check_books
 from niyama.engines.vllm.books import Books
 from niyama.engines.vllm.decisionlog import open_decision_log
 from niyama.engines.vllm.realised import differences, read_launch
@@ -19,6 +20,7 @@ from niyama.engines.vllm.steering import Levers
 from niyama.engines.vllm.view import view
 from niyama.latency import OnlineModel
 from niyama.scheduling.base import BasePolicy
+from niyama.scheduling.lawful import lawful
 from niyama.scheduling.policy import Launch, Limits, Plan, Prefill, Request, StepOutcome
 from niyama.scheduling.recording import Recorded
 from niyama.scheduling.registry import make_policy
@@ -100,6 +102,8 @@ class Host:
             self._try_to_recover()
         if not self._is_failed and not self._is_stuck:
             try:
+                if self._settings.check_laws and not self._preempted:
+                    check_books(self.policy.ledger, self._scheduler)
                 self._plan = self.policy.plan(self._plan_starts_at, self._limits())
                 self._greedy = self._levers.apply(self._plan, self._prefilling, self._views)
                 self._num_good_steps += 1
@@ -253,6 +257,8 @@ class Host:
     def _fresh_policy(self) -> BasePolicy:
         settings = self._settings
         policy = make_policy(settings.policy, self._model, settings.pacing, settings.chunk)
+        if settings.check_laws:
+            policy = lawful(policy)
         if self._decisions is None:
             return policy
         return cast(BasePolicy, Recorded(policy, self._decisions.write_line))
