@@ -16,7 +16,19 @@ from typing import NoReturn
 from niyama import __version__
 from niyama.wording import one_line
 
-_VERBS = ("serve", "simulate", "capacity", "plan", "bench", "compare", "soak", "qos", "steps")  # in this order
+_VERBS = (
+    "serve",
+    "simulate",
+    "capacity",
+    "plan",
+    "bench",
+    "compare",
+    "calibrate",
+    "replay",
+    "soak",
+    "qos",
+    "steps",
+)  # in the order of the help
 
 
 class UsageError(Exception):

@@ -92,6 +92,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--chunk", type=int, metavar="N", help="tokens per step of fixed-chunk policies")
     parser.add_argument("--step-log", metavar="FILE", help="write one JSON line per engine step")
     parser.add_argument(
+        "--decision-log", metavar="FILE", help="write all that the policy is told and decides (docs/twin.md)"
+    )
+    parser.add_argument(
         "--check-laws", action="store_true", help="check the laws (docs/laws.md) at every step; slow"
     )
     emulation_options.add_options(parser)
@@ -180,8 +183,9 @@ def vllm_version() -> str | None:
 
 def _settings(args: argparse.Namespace, emulation: Emulation | None) -> Settings:
     checks.check_policy(args.policy, args.chunk)
-    if args.step_log is not None:
-        checks.check_writable(args.step_log)
+    for option, path in (("--step-log", args.step_log), ("--decision-log", args.decision_log)):
+        if path is not None:
+            checks.check_writable(path, option)
     given: dict[str, Any] = {}
     if args.qos is not None:
         try:
@@ -194,6 +198,7 @@ def _settings(args: argparse.Namespace, emulation: Emulation | None) -> Settings
         policy=args.policy,
         pacing=args.pacing,
         step_log=None if args.step_log is None else os.path.abspath(args.step_log),
+        decision_log=None if args.decision_log is None else os.path.abspath(args.decision_log),
         chunk=args.chunk,
         allow_untested_vllm=args.allow_untested_vllm,
         check_laws=args.check_laws,

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from niyama.engines.vllm import compat
 from niyama.engines.vllm.audit import check_books
 from niyama.engines.vllm.books import Books
+from niyama.engines.vllm.decisionlog import open_decision_log
 from niyama.engines.vllm.realised import differences, read_launch
 from niyama.engines.vllm.steering import Levers
 from niyama.engines.vllm.view import view
@@ -21,6 +22,7 @@ from niyama.latency import OnlineModel
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.lawful import lawful
 from niyama.scheduling.policy import Launch, Limits, Plan, Prefill, Request, StepOutcome
+from niyama.scheduling.recording import Recorded
 from niyama.scheduling.registry import make_policy
 from niyama.settings import Settings
 
@@ -52,9 +54,10 @@ class Host:
         self._scheduler = scheduler
         self._settings = settings
         self._model = OnlineModel()
-        self.policy: BasePolicy = self._fresh_policy()
         self._levers = Levers(scheduler)
-        self.books = Books(settings, vllm_version)
+        self._decisions = open_decision_log(settings, scheduler, vllm_version)
+        self.policy: BasePolicy = self._fresh_policy()
+        self.books = Books(settings, vllm_version, self._decisions)
         self._views: dict[str, Request] = {}
         self._vllm_requests: dict[str, Any] = {}
         self._prefilling: dict[str, Any] = {}
@@ -254,7 +257,11 @@ class Host:
     def _fresh_policy(self) -> BasePolicy:
         settings = self._settings
         policy = make_policy(settings.policy, self._model, settings.pacing, settings.chunk)
-        return lawful(policy) if settings.check_laws else policy
+        if settings.check_laws:
+            policy = lawful(policy)
+        if self._decisions is None:
+            return policy
+        return cast(BasePolicy, Recorded(policy, self._decisions.write_line))
 
     def _fail(self, where: str) -> None:
         """Go on without the policy; say so once per failure, not once per step."""
