@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from niyama import asking
@@ -74,7 +74,7 @@ Carry = Callable[[Planned], Carried]
 CARRIERS = ("xargs", "header", "slo", "objective", "service-tier", "priority", "none")
 
 
-def make_carrier(name: str, book: QosBook) -> Carry:
+def make_carrier(name: str, book: QosBook, classes: Iterable[str] | None = None) -> Carry:
     """Return the function that makes a request ask for its class.
 
     Args:
@@ -82,6 +82,7 @@ def make_carrier(name: str, book: QosBook) -> Carry:
             headers), `objective` (llm-d's header), `service-tier`, `priority` (vLLM's own number), or
             `none`.
         book: The classes and the operator's maps.
+        classes: Names of those that requests will ask for; None for all.
 
     Raises:
         ValueError: an unknown carrier, or a class that the maps cannot name; names the option.
@@ -94,21 +95,21 @@ def make_carrier(name: str, book: QosBook) -> Carry:
         ranks = priorities(book)
         return lambda request: Carried({}, {"priority": ranks[request.qos_class]})
     if name in ("service-tier", "objective"):
-        return _mapped(name, book)
+        return _mapped(name, book, book.classes if classes is None else classes)
     carry = {"xargs": _xargs, "header": _header, "slo": _slo}[name]
     return lambda request: carry(request, book.classes[request.qos_class])
 
 
-def _mapped(name: str, book: QosBook) -> Carry:
+def _mapped(name: str, book: QosBook, classes: Iterable[str]) -> Carry:
     if name == "service-tier":
         words = _tiers(book)
     else:
         words = {qos_class: objective for objective, qos_class in reversed(list(book.objectives.items()))}
-    for qos_class in book.classes:
+    for qos_class in classes:
         if qos_class not in words:
             raise ValueError(
                 f"--carrier {name}: nothing in the QoS file leads to class {shown(qos_class)}; "
-                f"allowed: a file whose map names every class, or another carrier: {listed(CARRIERS)}"
+                f"allowed: a file whose map names it, or another carrier: {listed(CARRIERS)}"
             )
     if name == "service-tier":
         return lambda request: Carried(_tenant(request), {"service_tier": words[request.qos_class]})

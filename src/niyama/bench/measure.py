@@ -19,7 +19,6 @@ from niyama.bench.score import client_figures, score
 from niyama.bench.sender import ClientError, open_session
 from niyama.bench.servermetrics import server_figures, settled_counters
 from niyama.bench.target import Endpoint, Target, find_target
-from niyama.qos import QosBook
 from niyama.sim.verdicts import Criterion
 from niyama.workload.generate import Workload
 
@@ -113,9 +112,16 @@ async def measure(spec: Spec, *, tell: Tell | None = None, progress: Progress | 
         return await bench.run(saturation, tell, progress)
 
 
-def longest_slo_s(book: QosBook, class_shares: Mapping[str, float]) -> float | None:
+def occurring(workload: Workload) -> list[str]:
+    """Return the classes that requests of a workload can have, in the order of the book."""
+    drawn = {name for name, share in workload.class_shares.items() if share > 0}
+    named = {row.qos_class for row in workload.lengths if row.qos_class}
+    return [name for name in workload.book.classes if name in drawn | named]
+
+
+def longest_slo_s(workload: Workload) -> float | None:
     """Return the longest TTFT or TTLT that is promised to a class that occurs, seconds."""
-    slos = [book.classes[name].slo for name, share in class_shares.items() if share > 0]
+    slos = [workload.book.classes[name].slo for name in occurring(workload)]
     return max((part for slo in slos for part in (slo.ttft_s, slo.ttlt_s) if part is not None), default=None)
 
 
@@ -128,7 +134,7 @@ class _Bench:
         self.carrier = spec.carrier
         if spec.carrier == "auto":
             self.carrier = "none" if target.policy is None else "xargs"
-        self.carry = make_carrier(self.carrier, spec.workload.book)
+        self.carry = make_carrier(self.carrier, spec.workload.book, occurring(spec.workload))
         totals = [n for n in (spec.lengths.max_total, target.max_model_len) if n is not None]
         self.lengths = replace(
             spec.lengths,
@@ -221,7 +227,7 @@ class _Bench:
             "saturation_in_flight": None if saturation is None else saturation.num_in_flight,
             "requests": len(plan.requests),
             "arrivals_s": plan.last_due_at,
-            "longest_slo_s": longest_slo_s(spec.workload.book, spec.workload.class_shares),
+            "longest_slo_s": longest_slo_s(spec.workload),
             "class_shares": spec.workload.class_shares,
             "carrier": self.carrier,
             "scale_lengths": lengths.scale,

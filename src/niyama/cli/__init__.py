@@ -21,6 +21,7 @@ _VERBS = (
     "simulate",
     "capacity",
     "plan",
+    "reproduce",
     "bench",
     "compare",
     "calibrate",

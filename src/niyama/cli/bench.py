@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -252,8 +252,10 @@ def _out_folder(name: str | None) -> Path | None:
     """Return the folder for the results, made now: after a long run it is too late to fail."""
     if name is None:
         return None
-    if find_spec("matplotlib") is None:
-        raise UsageError("--out: the report needs matplotlib: pip install 'niyama[bench]'")
+    try:
+        import_module("matplotlib")
+    except ImportError:
+        raise UsageError("--out: the report needs matplotlib: pip install 'niyama[bench]'") from None
     folder = Path(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,8 +111,10 @@ class SseServer:
     seen: list[dict[str, Any]] = field(default_factory=list)
     seen_headers: list[dict[str, str]] = field(default_factory=list)
     num_left: int = 0
+    handlers: set[asyncio.Task[Any] | None] = field(default_factory=set)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.handlers.add(asyncio.current_task())
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -123,12 +125,10 @@ class SseServer:
                 data = await reader.readexactly(int(headers.get("content-length", 0)))
                 reply = Reply(writer, json.loads(data or b"{}"), headers)
                 await self.route(first.split(" ")[1], reply)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client is gone, or the test is over
         finally:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+            writer.transport.abort()
 
     async def route(self, path: str, reply: Reply) -> None:
         if self.key is not None and reply.headers.get("authorization") != f"Bearer {self.key}":
@@ -187,10 +187,13 @@ def sse_server(**attributes: Any) -> Iterator[SseServer]:
         ready.set()
         await over.wait()
         listening.close()
-        handlers = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in handlers:
-            task.cancel()
-        await asyncio.gather(*handlers, return_exceptions=True)
+        # Only handlers that have begun are cancelled: one cancelled before closes no socket.
+        me = asyncio.current_task()
+        while others := asyncio.all_tasks() - {me}:
+            for task in others & server.handlers:
+                task.cancel()
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # transports that were closed let go of their sockets
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()

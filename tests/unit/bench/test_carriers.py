@@ -63,5 +63,7 @@ def test_carrier_that_cannot_name_a_class_is_refused() -> None:
     for carrier in ("service-tier", "objective"):
         with pytest.raises(ValueError, match=f"--carrier {carrier}: nothing in the QoS file leads to class"):
             make_carrier(carrier, book)
+    # Only what requests will ask for needs a name.
+    assert make_carrier("service-tier", book, ["a"])(request("a")).body == {"service_tier": "default"}
     with pytest.raises(ValueError, match="--carrier: 'pigeon' is unknown; allowed: xargs"):
         make_carrier("pigeon", book)

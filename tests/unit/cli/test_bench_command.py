@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,16 @@ def test_folder_that_cannot_be_made_is_named_before_the_run(
     (tmp_path / "file").touch()
     assert main(["bench", "--url", "http://127.0.0.1:9", "--qps", "1", "--out", str(tmp_path / "file")]) == 2
     assert "--out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["aiohttp", "matplotlib"])
+def test_missing_extra_is_named_before_the_run(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with sse_server() as server:
+        assert main(["bench", "--url", server.url, "--out", str(tmp_path), *QUICK]) == 2
+        assert not server.seen
+    err = capsys.readouterr().err
+    assert f"needs {missing}: pip install 'niyama[bench]'" in err
+    assert err.count("\n") == 1
