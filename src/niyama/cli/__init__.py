@@ -16,7 +16,8 @@ from typing import NoReturn
 from niyama import __version__
 from niyama.wording import one_line
 
-_VERBS = ("serve", "simulate", "capacity", "bench", "compare", "qos", "steps")  # in the order of the help
+_VERBS = ("serve", "simulate", "capacity", "plan", "bench", "compare", "qos", "steps", "soak")
+"""In the order of the help."""
 
 
 class UsageError(Exception):
