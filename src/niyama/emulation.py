@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from niyama.durations import MAX_DURATION_S
 from niyama.latency import kv_tokens, profile_names
 from niyama.qos import QosBook, Slo
 from niyama.wording import listed, one_line, shown
@@ -156,22 +157,27 @@ class Emulation:
 def scaled_book(book: QosBook, speedup: float) -> QosBook:
     """Return the book for a server that runs `speedup` times faster: every duration divided by it.
 
+    Results are whole microseconds and never zero, so that they can be written in a QoS file.
     The floors of what clients may ask for in numbers shrink too; the numbers they send are taken
     as sent, in the time of the emulated server.
     """
     classes = {name: replace(c, slo=_scaled(c.slo, speedup)) for name, c in book.classes.items()}
     limits = replace(
         book.client_slos,
-        min_ttft_s=book.client_slos.min_ttft_s / speedup,
-        min_tbt_s=book.client_slos.min_tbt_s / speedup,
-        min_ttlt_s=book.client_slos.min_ttlt_s / speedup,
+        min_ttft_s=_divided(book.client_slos.min_ttft_s, speedup),
+        min_tbt_s=_divided(book.client_slos.min_tbt_s, speedup),
+        min_ttlt_s=_divided(book.client_slos.min_ttlt_s, speedup),
     )
     return replace(book, classes=MappingProxyType(classes), client_slos=limits)
 
 
 def _scaled(slo: Slo, speedup: float) -> Slo:
     parts = {name: getattr(slo, name) for name in ("ttft_s", "tbt_s", "ttlt_s")}
-    return Slo(**{name: None if value is None else value / speedup for name, value in parts.items()})
+    return Slo(**{name: None if value is None else _divided(value, speedup) for name, value in parts.items()})
+
+
+def _divided(duration_s: float, speedup: float) -> float:
+    return min(max(round(duration_s / speedup, 6), 1e-6), MAX_DURATION_S)
 
 
 def _is_number(value: object) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from niyama.emulation import CONFIG_KEY, Emulation, EmulationError, scaled_book
 from niyama.qos import paper_book
-from niyama.qosfile import book_from_mapping
+from niyama.qosfile import book_from_mapping, book_to_mapping
 
 A100 = "a100-80gb/llama-3-8b/tp1"
 
@@ -72,6 +72,13 @@ def test_scaled_book_divides_every_duration_and_nothing_else() -> None:
     assert scaled.client_slos.min_tbt_s == 0.002
     assert scaled.client_slos.min_ttlt_s == 1
     assert (scaled.default, scaled.service_tiers) == (book.default, book.service_tiers)
+
+
+@pytest.mark.parametrize("speedup", [0.001, 0.3, 3, 7, 11.7, 16, 1000])
+def test_a_scaled_book_can_be_written_and_read(speedup: float) -> None:
+    book = scaled_book(paper_book(), speedup)
+    assert book_from_mapping(book_to_mapping(book)) == book
+    assert book.classes["interactive"].slo.tbt_s == pytest.approx(0.05 / speedup, abs=1e-6)
 
 
 def test_scaled_book_at_speed_one_is_the_book() -> None:

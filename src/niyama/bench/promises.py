@@ -40,10 +40,10 @@ LOW_SUFFIX = "-low"
 
 
 def rule_book(step_s: float) -> QosBook:
-    """Return the book that follows from a step time, seconds > 0."""
+    """Return the book that follows from a step time, seconds > 0, to the microsecond (a QoS file's)."""
     return book_of(
         {
-            "interactive": Slo(ttft_s=TTFT_STEPS * step_s, tbt_s=TBT_STEPS * step_s),
+            "interactive": Slo(ttft_s=round(TTFT_STEPS * step_s, 6), tbt_s=round(TBT_STEPS * step_s, 6)),
             "batch": Slo(ttlt_s=BATCH_TTLT_S),
             "background": Slo(ttlt_s=BACKGROUND_TTLT_S),
         }

@@ -6,6 +6,7 @@ from niyama.bench.promises import book_of, rule_book, step_s, tight_book, with_l
 from niyama.bench.records import Record
 from niyama.bench.sender import ClientError
 from niyama.qos import Importance, QosBook, QosClass, Slo, paper_book
+from niyama.qosfile import book_from_mapping, book_to_mapping
 
 
 def record(name: str, sent_at: float, token_at: list[float]) -> Record:
@@ -27,6 +28,12 @@ def test_the_rule_is_as_written() -> None:
     assert slos["batch"] == Slo(ttlt_s=20)
     assert slos["background"] == Slo(ttlt_s=60)
     assert rule_book(0.04).default == "interactive"
+
+
+@pytest.mark.parametrize("step_s", [0.048090590999891, 1 / 3, 0.0012345678912345])
+def test_the_rule_can_be_written_as_a_qos_file(step_s: float) -> None:
+    book = with_low_twins(rule_book(step_s))
+    assert book_from_mapping(book_to_mapping(book)).classes == book.classes
 
 
 def test_the_tight_book_is_the_one_of_the_issue() -> None:
