@@ -115,6 +115,11 @@ class QosBook:
                     known = ", ".join(self.classes) or "none, there are no classes"
                     raise ValueError(f"QosBook.{field_name}: no class {name!r}; allowed: {known}")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copy and pickle with plain dicts for the maps: a read-only view of a dict cannot be pickled."""
+        maps = (dict(self.classes), dict(self.service_tiers), dict(self.objectives))
+        return QosBook, (self.default, *maps, self.client_slos, dict(self.tenants))
+
     @property
     def default_class(self) -> QosClass:
         """The class of a request that asks for nothing."""

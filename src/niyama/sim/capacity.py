@@ -7,17 +7,15 @@ it may have in all, so overload costs little.
 
 from __future__ import annotations
 
-import copyreg
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from niyama.sim.run import Setup, simulate
 from niyama.sim.verdicts import Served
-from niyama.workload.generate import Workload
+from niyama.workload.generate import Arrival, Workload
 
 DEFAULT_RESOLUTION = 100
 """Loads to choose from, up to the bound."""
@@ -94,21 +92,34 @@ class Search:
 def probe(question: Question, qps: float) -> Probe:
     """Simulate one load."""
     arrivals = list(question.workload.requests(qps, question.size(qps)))
+    found = attempt(question.setup, arrivals, question.max_late)
+    return Probe(question.setup.policy, qps, *found)
+
+
+class Attempt(NamedTuple):
+    """Whether a fleet kept its promises, and the fields of `Probe` that say how."""
+
+    is_met: bool
+    late_share: dict[str, float]
+    is_complete: bool
+
+
+def attempt(setup: Setup, arrivals: Sequence[Arrival], max_late: float) -> Attempt:
+    """Serve arrivals; stop once a class has more late requests than it may have in all."""
     totals = Counter(arrival.request.qos_class for arrival in arrivals)
-    criterion = question.setup.criterion
     late: Counter[str] = Counter()
 
     def is_lost(done: Served) -> bool:
-        if not done.is_late(criterion):
+        if not done.is_late(setup.criterion):
             return False
         name = done.request.qos_class
         late[name] += 1
-        return late[name] > question.max_late * totals[name]
+        return late[name] > max_late * totals[name]
 
-    run = simulate(question.setup, arrivals, give_up=is_lost)
+    run = simulate(setup, arrivals, give_up=is_lost)
     shares = {name: late[name] / totals[name] for name in sorted(totals)}
-    is_met = run.is_complete and all(share <= question.max_late for share in shares.values())
-    return Probe(question.setup.policy, qps, is_met, shares, run.is_complete)
+    is_met = run.is_complete and all(share <= max_late for share in shares.values())
+    return Attempt(is_met, shares, run.is_complete)
 
 
 def capacities(
@@ -138,17 +149,6 @@ def capacities(
                 searches[n].learn(point, found)
                 progress(found)
     return searches
-
-
-def _proxy(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
-    return MappingProxyType(mapping)
-
-
-def _pickle_proxy(proxy: MappingProxyType[Any, Any]) -> tuple[Any, ...]:
-    return _proxy, (dict(proxy),)
-
-
-copyreg.pickle(MappingProxyType, _pickle_proxy)  # the QoS book holds some, and goes to the processes
 
 
 class _Pool:

@@ -1,14 +1,28 @@
-"""Which replica of a fleet a request goes to. Adding a router is a function and a line in ROUTERS."""
+"""Which replica of a fleet a request goes to. Adding a router is a function and a line in ROUTERS.
+
+A router that reads no state lets every replica run ahead on its own until its next request comes.
+One that reads it needs all replicas at the instant of every arrival; a heap tells who is behind.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from niyama.scheduling.policy import Request
 from niyama.sim.replica import Replica
+from niyama.workload.generate import Arrival
 
-Router = Callable[[Request, int, Sequence[Replica]], int]
+Choose = Callable[[Request, int, Sequence[Replica]], int]
 """Returns the index of the replica for a request, the n-th that arrives."""
+
+
+class Router(NamedTuple):
+    """A rule, and whether it looks at the replicas."""
+
+    choose: Choose
+    reads_state: bool
 
 
 def round_robin(request: Request, number: int, replicas: Sequence[Replica]) -> int:
@@ -21,4 +35,50 @@ def least_loaded(request: Request, number: int, replicas: Sequence[Replica]) -> 
     return min(range(len(replicas)), key=lambda index: len(replicas[index].live))
 
 
-ROUTERS: dict[str, Router] = {"round-robin": round_robin, "least-loaded": least_loaded}
+ROUND_ROBIN = Router(round_robin, reads_state=False)
+
+ROUTERS: dict[str, Router] = {
+    "round-robin": ROUND_ROBIN,
+    "least-loaded": Router(least_loaded, reads_state=True),
+}
+
+
+class Fleet:
+    """Replicas behind a router, each as far in time as it has to be."""
+
+    def __init__(self, replicas: Sequence[Replica], router: Router) -> None:
+        self.replicas = replicas
+        self._router = router
+        self._behind: list[tuple[float, int]] = []  # who has requests, by its instant; a heap
+
+    def arrive(self, arrival: Arrival, number: int) -> None:
+        """Bring the fleet to the instant of an arrival, the `number`-th, and place the request.
+
+        Costs the steps until then, each O(log replicas) more where the router reads state.
+        """
+        request = arrival.request
+        if not self._router.reads_state:
+            replica = self.replicas[self._router.choose(request, number, self.replicas)]
+            while replica.live and replica.now_s < request.arrived_at:
+                replica.step()
+            replica.arrive(arrival)
+            return
+        self._advance(request.arrived_at)
+        index = self._router.choose(request, number, self.replicas)
+        replica = self.replicas[index]
+        was_idle = not replica.live
+        replica.arrive(arrival)
+        if was_idle:
+            heapq.heappush(self._behind, (replica.now_s, index))
+
+    def _advance(self, at: float) -> None:
+        """Step whoever is behind `at`, the last one first."""
+        behind = self._behind
+        while behind and behind[0][0] < at:
+            index = behind[0][1]
+            replica = self.replicas[index]
+            replica.step()
+            if replica.live:
+                heapq.heapreplace(behind, (replica.now_s, index))
+            else:
+                heapq.heappop(behind)

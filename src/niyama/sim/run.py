@@ -10,7 +10,7 @@ from niyama.scheduling.deadlines import Anchor
 from niyama.scheduling.policy import LatencyModel
 from niyama.scheduling.registry import PolicyFactory, make_policy
 from niyama.sim.checked import CheckedPolicy, CheckedReplica
-from niyama.sim.fleet import Router, round_robin
+from niyama.sim.fleet import ROUND_ROBIN, Fleet, Router
 from niyama.sim.live import ReplicaLimits
 from niyama.sim.replica import Replica
 from niyama.sim.verdicts import Criterion, Served
@@ -48,7 +48,7 @@ class Setup:
     criterion: Criterion = "strict"
     limits: ReplicaLimits = field(default_factory=ReplicaLimits)
     num_replicas: int = 1
-    router: Router = round_robin
+    router: Router = ROUND_ROBIN
     is_checked: bool = False
 
     def replica(self, on_served: Callable[[Served], None]) -> Replica:
@@ -113,16 +113,13 @@ def simulate(
             is_over = True
 
     replicas = [setup.replica(on_served) for _ in range(setup.num_replicas)]
+    fleet = Fleet(replicas, setup.router)
     for number, arrival in enumerate(arrivals):
-        at = arrival.request.arrived_at
-        for replica in replicas:
-            while replica.live and replica.now_s < at:
-                replica.step()
+        fleet.arrive(arrival, number)
         if is_over:
             break
-        replicas[setup.router(arrival.request, number, replicas)].arrive(arrival)
         if progress is not None and number % PROGRESS_EVERY == 0:
-            progress(number, at)
+            progress(number, arrival.request.arrived_at)
     for replica in replicas:
         while replica.live and not is_over:
             replica.step()
