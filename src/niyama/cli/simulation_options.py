@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -22,8 +23,8 @@ FIRST_WORD_S = 2.0
 """Work that is done sooner shows no progress."""
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that describe a workload and a fleet."""
+def add_options(parser: argparse.ArgumentParser, *, has_size: bool = True) -> None:
+    """Add the options that describe a workload and a fleet, the fleet's size if it is given."""
     parser.add_argument(
         "--trace",
         default="azure-code",
@@ -75,10 +76,58 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--max-num-batched-tokens", type=int, default=8192, metavar="N", help="tokens of a step at most"
     )
     parser.add_argument("--role", default="both", metavar="ROLE", help="both, prefill or decode")
-    parser.add_argument("--replicas", type=int, default=1, metavar="N", help="size of the fleet")
-    parser.add_argument("--router", default="round-robin", metavar="NAME", help="round-robin, least-loaded")
+    if has_size:
+        parser.add_argument("--replicas", type=int, default=1, metavar="N", help="size of the fleet")
+    else:
+        parser.set_defaults(replicas=1)
+    parser.add_argument(
+        "--router",
+        default="round-robin",
+        metavar="NAME",
+        help="round-robin, least-loaded, least-work, slack-aware (default: %(default)s)",
+    )
     parser.add_argument("--check", action="store_true", help="check every law at every step; slow")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for stdout, alone")
+
+
+def add_max_late_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says when a load is served."""
+    parser.add_argument(
+        "--max-late",
+        type=float,
+        default=0.01,
+        metavar="S",
+        help="share of a class that may be late (default: %(default)s)",
+    )
+
+
+def check_max_late(args: argparse.Namespace) -> None:
+    """Refuse a share that is none. Raises UsageError."""
+    if not 0 <= args.max_late < 1:
+        raise UsageError(f"--max-late: {args.max_late:g} is no share; allowed: 0 to below 1")
+
+
+def add_jobs_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says how many processes work."""
+    parser.add_argument("--jobs", default="1", metavar="N", help="processes, or all (default: %(default)s)")
+
+
+def num_jobs(args: argparse.Namespace) -> int:
+    """Return how many processes to use. Raises UsageError."""
+    if args.jobs == "all":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not (args.jobs.isdecimal() and int(args.jobs) >= 1):
+        raise UsageError(f"--jobs: {shown(args.jobs)} is not allowed; give a whole number >= 1, or all")
+    return int(args.jobs)
+
+
+def chunk_list(option: str, text: str) -> list[int]:
+    """Return the chunks in `256,512`. Raises UsageError naming the option."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    for word in words:
+        if not (word.isdecimal() and int(word) >= 1):
+            raise UsageError(f"{option}: {shown(word)} is no chunk; allowed: tokens per step, >= 1")
+    return [int(word) for word in words]
 
 
 def make_book(args: argparse.Namespace) -> QosBook:

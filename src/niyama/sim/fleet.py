@@ -10,7 +10,11 @@ import heapq
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from niyama.scheduling import routing
+from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.policy import Request
+from niyama.sim.checked import CheckedPolicy
+from niyama.sim.kv import BLOCK_TOKENS
 from niyama.sim.replica import Replica
 from niyama.workload.generate import Arrival
 
@@ -35,11 +39,36 @@ def least_loaded(request: Request, number: int, replicas: Sequence[Replica]) -> 
     return min(range(len(replicas)), key=lambda index: len(replicas[index].live))
 
 
+def least_work(request: Request, number: int, replicas: Sequence[Replica]) -> int:
+    """The replica with the least work, seconds of engine time; the first of them. O(replicas)."""
+    return routing.least_work([estimate(replica) for replica in replicas])
+
+
+def slack_aware(request: Request, number: int, replicas: Sequence[Replica]) -> int:
+    """The most loaded replica that keeps the promise (`scheduling.routing`)."""
+    return routing.slack_aware(request, request.arrived_at, [estimate(replica) for replica in replicas])
+
+
+def estimate(replica: Replica) -> routing.PolicyEstimate:
+    """Return what a router may ask a replica now."""
+    policy = replica.policy.inner if isinstance(replica.policy, CheckedPolicy) else replica.policy
+    if not isinstance(policy, BasePolicy):
+        raise TypeError(f"policy: {policy.name!r} has no ledger that a router could read")
+    return routing.PolicyEstimate(
+        policy,
+        replica.now_s,
+        replica.limits.max_num_seqs - replica.num_running,
+        replica.kv.free * BLOCK_TOKENS,
+    )
+
+
 ROUND_ROBIN = Router(round_robin, reads_state=False)
 
 ROUTERS: dict[str, Router] = {
     "round-robin": ROUND_ROBIN,
     "least-loaded": Router(least_loaded, reads_state=True),
+    "least-work": Router(least_work, reads_state=True),
+    "slack-aware": Router(slack_aware, reads_state=True),
 }
 
 

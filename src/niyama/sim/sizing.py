@@ -15,7 +15,7 @@ from niyama.sim.capacity import attempt
 from niyama.sim.run import Setup
 from niyama.workload.generate import Arrival, Workload
 
-DEFAULT_SAMPLE = 4
+DEFAULT_SAMPLE = 2
 """Replicas of a round-robin fleet that are simulated; a size that they reject is rejected."""
 
 MOST_TIMES_GUESS = 64
