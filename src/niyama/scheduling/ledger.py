@@ -46,10 +46,12 @@ class Job:
         "relegated",
         "remaining",
         "request",
+        "request_id",
     )
 
     def __init__(self, request: Request, expected_output: int) -> None:
         self.request = request
+        self.request_id = request.request_id
         self.phase = Phase.WAITING
         self.computed = min(request.num_cached_tokens, request.num_prompt_tokens - 1)
         self.remaining = request.num_prompt_tokens - self.computed
@@ -59,11 +61,6 @@ class Job:
         self.relegated = False
         self.due_at = 0.0
         self.expected_output = expected_output
-
-    @property
-    def request_id(self) -> str:
-        """The request's id."""
-        return self.request.request_id
 
 
 class Ledger:

@@ -14,8 +14,8 @@ Every decode runs in every step.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
 
+from niyama.compiled import mypyc_attr
 from niyama.scheduling.backlog import Backlog, FullKey, Item
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.chunking import fill
@@ -39,6 +39,7 @@ RELEGATIONS_PER_STEP = 8
 """A bound on a step's work; the first who would be late is dealt with first."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class NiyamaPolicy(BasePolicy):
     """The published mechanisms with a load-following alpha and reversible, feasibility-tested relegation."""
 
@@ -125,7 +126,10 @@ class NiyamaPolicy(BasePolicy):
     def in_order(self) -> Iterator[Job]:
         """Yield prefills, most urgent first, those set aside last."""
         jobs = self.ledger.jobs
-        return (jobs[i] for i in chain(self.backlog, self.set_aside))
+        for request_id in self.backlog:
+            yield jobs[request_id]
+        for request_id in self.set_aside:
+            yield jobs[request_id]
 
     def started_in_order(self) -> list[Job]:
         """Return the prefills that have begun, in the same order. O(s log s) for s of them."""

@@ -14,8 +14,8 @@ Importance, cached work, measured lengths and a restoration have no part in it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
+from niyama.compiled import mypyc_attr
 from niyama.scheduling.backlog import Backlog
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.chunking import fill
@@ -46,6 +46,7 @@ INTERACTIVE_TBT_S = 0.05
 """Pace of an interactive request that names none; any other's is OUTPUT_TOKEN_S."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class PaperPolicy(BasePolicy):
     """The artifact's `deadline` scheduler behind our seam.
 
@@ -78,7 +79,7 @@ class PaperPolicy(BasePolicy):
         slack_s = self.slack_s(now_s)
         size = self._step_size(decodes, slack_s, limits)
         relegated = self._relegate(now_s, size - decodes.num_decode_tokens)
-        capped = replace(limits, token_budget=min(size, limits.token_budget))
+        capped = limits.capped(size)
         filled = fill(self.in_order(), self._started_in_order, decodes, now_s, None, capped, self.model)
         return self._planned(filled, slack_s, relegated, [])
 
@@ -93,7 +94,9 @@ class PaperPolicy(BasePolicy):
 
     def in_order(self) -> Iterator[Job]:
         """Yield prefills, most urgent first, those set aside last."""
-        return (self.ledger.jobs[i] for i in self._order)
+        jobs = self.ledger.jobs
+        for request_id in self._order:
+            yield jobs[request_id]
 
     def _step_size(self, decodes: BatchShape, slack_s: float, limits: Limits) -> int:
         """Return the tokens of the step, decodes included.
@@ -170,7 +173,7 @@ class PaperPolicy(BasePolicy):
         job.due_at = self._deadline_at(job.request)
         priority = job.due_at + self.alpha_s * job.remaining
         key = (job.relegated, priority, job.request.arrived_at)
-        self._order.put(job.request_id, key, job.remaining / self.prefill_rate, job.due_at)
+        self._order.put(job.request_id, key, 0.0, job.due_at)
 
     def _dequeue(self, job: Job) -> None:
         self._order.discard(job.request_id)

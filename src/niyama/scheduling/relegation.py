@@ -53,7 +53,7 @@ class Relegated:
     def add(self, item: Item) -> None:
         """Remember a request that was set aside."""
         candidate = self._candidates[item.request_id] = _Candidate(item)
-        self._queues.setdefault(item.victim[0], deque()).append(candidate)
+        self._queues.setdefault(item.rank[0], deque()).append(candidate)
 
     def update(self, item: Item) -> None:
         """Take note of the work and the order of a request now; unknown ones pass. O(1)."""
@@ -71,6 +71,8 @@ class Relegated:
         The caller puts each into the backlog; so at most one is returned per call that fits
         into the backlog as it is. Requests that cannot be in time any more are forgotten.
         """
+        if not self._candidates:
+            return []
         tries = RESTORE_TRIES
         for importance in sorted(self._queues):
             queue = self._queues[importance]
