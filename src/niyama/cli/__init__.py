@@ -16,7 +16,7 @@ from typing import NoReturn
 from niyama import __version__
 from niyama.wording import one_line
 
-_VERBS = ("serve", "simulate", "capacity", "plan", "qos", "steps")  # in the order of the help
+_VERBS = ("serve", "simulate", "capacity", "plan", "reproduce", "qos", "steps")  # in the order of the help
 
 
 class UsageError(Exception):
