@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import copy
 import math
+import pickle
+from collections.abc import Callable
+from types import MappingProxyType
 
 import pytest
 
@@ -63,3 +67,15 @@ def test_tenant_without_a_list_may_use_every_class() -> None:
     assert Tenant().allows("chat")
     assert Tenant(classes=("chat",)).allows("chat")
     assert not Tenant(classes=("chat",)).allows("batch")
+
+
+@pytest.mark.parametrize("copied", [lambda book: pickle.loads(pickle.dumps(book)), copy.deepcopy])
+def test_book_can_be_sent_to_another_process(copied: Callable[[QosBook], QosBook]) -> None:
+    book = QosBook(
+        default="interactive",
+        classes=paper_book().classes,
+        service_tiers=MappingProxyType({"flex": "batch"}),
+        tenants=MappingProxyType({"acme": Tenant(2.0, ("batch",))}),
+    )
+    assert copied(book) == book
+    assert copied(paper_book()).default_class == paper_book().default_class

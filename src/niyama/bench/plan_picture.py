@@ -28,6 +28,7 @@ def draw_plan(plan: dict[str, Any], path: Path) -> None:
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(unit)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.margins(x=0.12)
         axes.set_title(_title(plan, unit), loc="left", fontsize=12)
         if plan["silo"]["replicas"] is not None:
@@ -37,7 +38,7 @@ def draw_plan(plan: dict[str, Any], path: Path) -> None:
 
 def _title(plan: dict[str, Any], unit: str) -> str:
     head = f"{unit} for {plan['qps']:g} requests/s of {Path(plan['trace']).name}"
-    head += f", at most {plan['max_late']:.2g} of a class late"
+    head += f", at most {100 * plan['max_late']:.3g} % of a class late"
     if plan["saving"] is None:
         return head
     return f"{head}\nshared under {plan['policy']}: {plan['saving']:.0%} fewer than in silos"

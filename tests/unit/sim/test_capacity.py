@@ -86,11 +86,28 @@ def test_capacity_command_writes_the_promised_fields(tmp_path: Path) -> None:
     assert all(0 <= qps <= result["bound_qps"] for qps in result["capacity_qps"].values())
 
 
+def test_capacity_command_finds_the_best_chunk_of_policies_that_have_one(tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    words = "capacity --hours 0.05 --resolution 4 --policies fcfs,niyama --chunks 32,2048 --json"
+    assert main([*words.split(), str(target)]) == 0
+    result = json.loads(target.read_text())
+    assert list(result["capacity_qps"]) == ["fcfs", "fcfs@best", "niyama"]
+    assert result["chunk"]["fcfs"] == 256
+    assert result["chunk"]["niyama"] is None
+    assert {probe["chunk"] for probe in result["probes"]} == {256, 32, 2048, None}
+    met = [(p["qps"], p["chunk"]) for p in result["probes"] if p["policy"] == "fcfs" and p["is_met"]]
+    best_qps = max(qps for qps, _ in met)
+    assert result["capacity_qps"]["fcfs@best"] == best_qps >= result["capacity_qps"]["fcfs"]
+    assert (best_qps, result["chunk"]["fcfs@best"]) in met
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("--max-late 1", "--max-late: 1 is no share; allowed: 0 to below 1"),
-        ("--jobs 0", "--jobs: 0 is not allowed"),
+        ("--jobs 0", "--jobs: '0' is not allowed; give a whole number >= 1, or all"),
+        ("--resolution 0", "--resolution: 0 is not allowed"),
+        ("--chunks 256,many", "--chunks: 'many' is no chunk; allowed: tokens per step, >= 1"),
         ("--policies edf,best", "policy: 'best' is unknown; allowed: edf, fcfs"),
         ("--criterion loose", "--criterion: 'loose' is unknown; allowed: strict, paper, artifact"),
         ("--trace none.csv", "none.csv: cannot read the trace"),
