@@ -165,7 +165,7 @@ class Ledger:
         """Assert L1 and that every running sum equals what it sums. O(requests); for tests."""
         decoding = [j for j in self.jobs.values() if j.phase is Phase.DECODING]
         assert len(decoding) == self.num_decoding, (len(decoding), self.num_decoding)
-        context = sum(j.request.num_prompt_tokens + self.num_output_tokens(j) - 1 for j in decoding)
+        context = sum([j.request.num_prompt_tokens + self.num_output_tokens(j) - 1 for j in decoding])
         assert context == self._decode_context, (context, self._decode_context)
         prefilling = {i for i, j in self.jobs.items() if j.phase is Phase.PREFILLING}
         assert prefilling == set(self.started), (prefilling, set(self.started))

@@ -16,7 +16,19 @@ from niyama.scheduling.ledger import Phase
 from niyama.scheduling.niyama import NiyamaPolicy
 from niyama.scheduling.policy import BatchShape, Chunk, Limits, Plan, Request
 
-FIELDS = "budget chunks shape predicted_s spares held stalled relegated restored slack_s is_late".split()
+FIELDS = [
+    "budget",
+    "chunks",
+    "shape",
+    "predicted_s",
+    "spares",
+    "held",
+    "stalled",
+    "relegated",
+    "restored",
+    "slack_s",
+    "is_late",
+]
 LIMITS = Limits(token_budget=512, free_seqs=8, free_kv_tokens=10_000)
 
 
