@@ -70,7 +70,9 @@ def add_options(parser: argparse.ArgumentParser, *, has_size: bool = True) -> No
         help="step times (default: %(default)s)",
     )
     parser.add_argument("--chunk", type=int, metavar="N", help="tokens per step of fixed-chunk policies")
-    parser.add_argument("--kv-tokens", type=int, default=425_000, metavar="N", help="KV cache of a replica")
+    parser.add_argument(
+        "--kv-tokens", type=int, metavar="N", help="KV cache of a replica (default: what the profile leaves)"
+    )
     parser.add_argument("--max-num-seqs", type=int, default=256, metavar="N", help="running requests at most")
     parser.add_argument(
         "--max-num-batched-tokens", type=int, default=8192, metavar="N", help="tokens of a step at most"
@@ -168,6 +170,7 @@ def make_workload(args: argparse.Namespace) -> Any:
 
 def make_setup(args: argparse.Namespace, policy: str) -> Any:
     """Return what serves, under a policy. Raises UsageError naming the option."""
+    from niyama.latency import kv_tokens
     from niyama.sim.fleet import ROUTERS
     from niyama.sim.live import ReplicaLimits
     from niyama.sim.run import Setup
@@ -183,7 +186,7 @@ def make_setup(args: argparse.Namespace, policy: str) -> Any:
         raise UsageError(f"--replicas: {args.replicas} is not a fleet; allowed: a whole number >= 1")
     try:
         limits = ReplicaLimits(
-            num_kv_tokens=args.kv_tokens,
+            num_kv_tokens=kv_tokens(args.profile) if args.kv_tokens is None else args.kv_tokens,
             max_num_seqs=args.max_num_seqs,
             max_num_batched_tokens=args.max_num_batched_tokens,
             role=args.role,

@@ -1,11 +1,14 @@
 """How long a step will take and how long an answer will be.
 
-Reading guide: `profiles` (fixed models by name), `online` (learned from the engine's own
-steps), `lengths` (output lengths). `search` holds what the step-time models share.
+Reading guide: `profiles` (fixed models by name), `fitted` (more of them, composed of measured
+parts) for the `deployments`, `online` (learned from the engine's own steps), `lengths` (output
+lengths). `search` holds what the step-time models share.
 """
 
 from __future__ import annotations
 
+from niyama.latency.deployments import kv_tokens
+from niyama.latency.fitted import FittedProfile
 from niyama.latency.lengths import OutputLengthEstimator
 from niyama.latency.online import OnlineModel
 from niyama.latency.profiles import LinearProfile, get_profile, profile_names, register_profile
@@ -13,10 +16,12 @@ from niyama.latency.search import ChunkSearch
 
 __all__ = [
     "ChunkSearch",
+    "FittedProfile",
     "LinearProfile",
     "OnlineModel",
     "OutputLengthEstimator",
     "get_profile",
+    "kv_tokens",
     "profile_names",
     "register_profile",
 ]

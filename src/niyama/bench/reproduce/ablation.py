@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from niyama.bench.plots import OTHER_COLOURS, colour
@@ -56,7 +57,7 @@ def draw(data: dict[str, Any], page: Page) -> None:
             steps = _of(data, trace)
             heights = [step["capacity_qps"] for step in steps]
             bars = row[0].bar(range(len(steps)), heights, 0.62, color=colours)
-            gains = ["", *(f" ({b - a:+.2f})" for a, b in zip(heights, heights[1:], strict=False))]
+            gains = ["", *(f" ({b - a:+.2f})" for a, b in pairwise(heights))]
             row[0].bar_label(
                 bars, [f"{h:.2f}{gain}" for h, gain in zip(heights, gains, strict=True)], fontsize=9
             )
@@ -93,17 +94,17 @@ def findings(data: dict[str, Any]) -> list[Finding]:
     found = []
     for trace in _traces(data):
         steps = _of(data, trace)
-        gains = [b["capacity_qps"] - a["capacity_qps"] for a, b in zip(steps, steps[1:], strict=False)]
+        gains = [b["capacity_qps"] - a["capacity_qps"] for a, b in pairwise(steps)]
         names = ["dynamic chunking", "relegation", "hybrid priority"]
         ours = "capacity " + ", ".join(f"{gain:+.2f} {name}" for gain, name in zip(gains, names, strict=True))
-        fewer = [a["late"][1] - b["late"][1] for a, b in zip(steps, steps[1:], strict=False)]
+        fewer = [a["late"][1] - b["late"][1] for a, b in pairwise(steps)]
         ours += f"; late at {OVERLOADS[1]:g} x: " + ", ".join(
             f"{-100 * less:+.1f} points {name}" for less, name in zip(fewer, names, strict=True)
         )
         first, second = names[gains.index(max(gains))], names[fewer.index(max(fewer))]
         why = (
-            f"Capacity comes most from {first}, fewer late requests in overload most from {second}. Each mechanism is "
-            "added to those before it; in another order their shares would differ."
+            f"Capacity comes most from {first}, fewer late requests in overload most from {second}. "
+            "Each mechanism is added to those before it; in another order their shares would differ."
         )
         found.append(
             Finding(f"each mechanism's share, {trace}", "chunking +20 % throughput end to end", ours, why)

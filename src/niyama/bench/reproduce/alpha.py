@@ -6,7 +6,7 @@ from typing import Any
 
 from niyama.bench.plots import colour
 from niyama.bench.reproduce.desk import Desk
-from niyama.bench.reproduce.page import Finding, Page, Table, percent, title
+from niyama.bench.reproduce.page import Finding, Page, Table, percent
 from niyama.bench.reproduce.tasks import Load
 
 TRACES = ("azure-code", "sharegpt")

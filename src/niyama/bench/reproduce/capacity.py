@@ -1,4 +1,4 @@
-"""Capacity of every policy on three traces and three models; the fixed-chunk ones at their best chunk, too."""
+"""Capacity of every policy on three traces and three models, fixed-chunk ones at their best chunk, too."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def _compared(cells: Sequence[dict[str, Any]], base: str, paper: str, low: float
     if below:
         shares = [cell["capacity_qps"][base] / cell["bound_qps"] for cell in cells]
         why += (
-            f" {title(base)} already reaches {min(shares):.0%} to {max(shares):.0%} of the throughput that is possible "
-            "without deadlines, and nobody serves more than that."
+            f" {title(base)} already reaches {min(shares):.0%} to {max(shares):.0%} of the throughput "
+            "that is possible without deadlines, and nobody serves more than that."
         )
     return Finding(f"capacity, Niyama over {title(base)} (chunk 256)", paper, _span(plain), why)
 
@@ -114,7 +114,7 @@ def _panel(ax: Any, model: str, cells: Sequence[dict[str, Any]]) -> None:
     for number, bar in enumerate(BARS):
         name = bar.split(",")[0]
         places = [place + (number - (len(BARS) - 1) / 2) * width for place in range(len(cells))]
-        style = {"color": colour(name)}
+        style: dict[str, Any] = {"color": colour(name)}
         if "," in bar:
             style = {"facecolor": "white", "edgecolor": colour(name), "hatch": "////", "linewidth": 1.0}
         label = title(name) + (", best chunk" if "," in bar else "")

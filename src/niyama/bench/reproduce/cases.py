@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from niyama.bench.reproduce.variants import VARIANTS, paper_with_alpha
-from niyama.latency import get_profile
+from niyama.latency import get_profile, kv_tokens
 from niyama.qos import QosBook, QosClass, Slo, paper_book
 from niyama.scheduling.baselines import DEFAULT_CHUNK
 from niyama.sim.bounds import bounds
@@ -71,25 +71,17 @@ def find_traces(directory: Path | None) -> dict[str, Trace]:
 
 
 class Model(NamedTuple):
-    """A model on its GPUs.
-
-    Attributes:
-        num_kv_tokens: KV cache of a replica at 90 % of the memory, weights taken off, 16-bit.
-    """
+    """A model on its GPUs, by its profile."""
 
     title: str
     profile: str
-    num_gpus: int
-    num_kv_tokens: int
 
 
-LLAMA_3_8B = Model("Llama-3-8B, 1x A100", "a100-80gb/llama-3-8b/tp1", 1, 425_000)
+LLAMA_3_8B = Model("Llama-3-8B, 1x A100", "a100-80gb/llama-3-8b/tp1")
 MODELS = (
     LLAMA_3_8B,
-    # 2 x 72 GB less 13.5 GB of weights, 0.52 MB per token: 32 heads of keys and values in 32 layers.
-    Model("Llama-2-7B, 2x A100", "a100-80gb/llama-2-7b/tp2", 2, 248_000),
-    # 4 x 72 GB less 141 GB of weights, 0.33 MB per token: 8 heads in 80 layers.
-    Model("Llama-3-70B, 4x H100", "h100-80gb/llama-3-70b/tp4", 4, 448_000),
+    Model("Llama-2-7B, 2x A100 (for Qwen-7B)", "a100-80gb/llama-2-7b/tp2"),
+    Model("Llama-3-70B, 4x H100", "h100-80gb/llama-3-70b/tp4"),
 )
 
 
@@ -135,7 +127,7 @@ class Case:
     @property
     def limits(self) -> ReplicaLimits:
         """What the replica can hold."""
-        return ReplicaLimits(num_kv_tokens=self.model.num_kv_tokens, role=self.role)
+        return ReplicaLimits(num_kv_tokens=kv_tokens(self.model.profile), role=self.role)
 
     def workload(self) -> Workload:
         """Return what arrives."""

@@ -126,13 +126,13 @@ def _finding(row: dict[str, Any]) -> Finding:
     if again is not None:
         held = [title(p) for p in _inside(name, again["capacity_qps"])]
         why += (
-            f" The artifact uses the Azure traces of 2024, these are those of 2023. With every prompt longer by "
-            f"{again['factor'] - 1:.0%} {', '.join(held) or 'none'} "
+            f" The artifact uses the Azure traces of 2024, these are those of 2023. "
+            f"With every prompt longer by {again['factor'] - 1:.0%} {', '.join(held) or 'none'} "
             f"{'lies' if len(held) == 1 else 'lie'} inside"
         )
         why += (
             ": the lengths explain the difference."
             if len(held) == len(POLICIES)
-            else "; what remains has to do with the shape of the lengths, which a single factor does not change."
+            else "; what remains is due to the shape of the lengths, which one factor does not change."
         )
     return Finding(f"windows of the artifact, {name}", paper, ours, why)

@@ -1,4 +1,4 @@
-"""GPUs for 35 requests/s of Azure Code: silos against a shared fleet, and silos on the shared fleet's GPUs."""
+"""GPUs for 35 requests/s of Azure Code: silos, a shared fleet, and silos on the GPUs of that."""
 
 from __future__ import annotations
 

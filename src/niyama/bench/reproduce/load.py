@@ -99,8 +99,8 @@ def findings_latency(data: dict[str, Any]) -> list[Finding]:
     best_other = max(held[policy] for policy in ("fcfs", "srpf", "edf"))
     relation = "above" if held["niyama"] > best_other else "not above"
     why = (
-        f"On this grid of loads Niyama's {held['niyama']:g} requests/s is {relation} the best baseline's {best_other:g}. "
-        "The paper draws the curves and names no number; its order of the policies is what is compared."
+        f"On this grid of loads Niyama's {held['niyama']:g} requests/s is {relation} the best baseline's "
+        f"{best_other:g}. The paper draws the curves and names no number; its order of the policies is what is compared."
     )
     return [Finding("p95 of all three tiers as promised up to, requests/s", "Niyama the furthest", ours, why)]
 
