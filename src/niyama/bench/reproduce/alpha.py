@@ -94,35 +94,28 @@ def table(data: dict[str, Any]) -> Table:
 
 def findings(data: dict[str, Any]) -> list[Finding]:
     """Return how much the choice of alpha matters."""
-    found = []
-    for trace in data["traces"]:
-        by_alpha = dict(
-            zip(data["alphas_ms"], zip(trace["capacity_qps"], trace["late"], strict=True), strict=True)
-        )
-        most = max(by_alpha, key=lambda alpha: by_alpha[alpha][0])
-        least_late = min(by_alpha, key=lambda alpha: by_alpha[alpha][1])
-        published = by_alpha[PUBLISHED_MS]
-        ours = (
-            f"8 ms: capacity {published[0]:.2f}, late {percent(published[1])}; "
-            f"best capacity {by_alpha[most][0]:.2f} at {most:g} ms, fewest late {percent(by_alpha[least_late][1])} "
-            f"at {least_late:g} ms; Niyama {trace['niyama_capacity_qps']:.2f}, {percent(trace['niyama_late'])}"
-        )
-        one_fits = most == least_late
-        why = (
-            f"One alpha ({most:g} ms) is best for both here. "
-            if one_fits
-            else f"No alpha is best for both: {most:g} ms for capacity, {least_late:g} ms for overload. "
-        )
-        near = trace["niyama_late"] <= 1.1 * by_alpha[least_late][1]
-        why += f"Niyama, with nothing to tune, has {'no more than a tenth more' if near else 'more'} late "
+    return [_finding(trace, data["alphas_ms"]) for trace in data["traces"]]
+
+
+def _finding(trace: dict[str, Any], alphas: list[float]) -> Finding:
+    capacity = dict(zip(alphas, trace["capacity_qps"], strict=True))
+    late = dict(zip(alphas, trace["late"], strict=True))
+    most, least = max(alphas, key=lambda alpha: capacity[alpha]), min(alphas, key=lambda alpha: late[alpha])
+    own_qps, own_late = trace["niyama_capacity_qps"], trace["niyama_late"]
+    ours = (
+        f"8 ms: capacity {capacity[PUBLISHED_MS]:.2f}, late {percent(late[PUBLISHED_MS])}; "
+        f"best capacity {capacity[most]:.2f} at {most:g} ms, "
+        f"fewest late {percent(late[least])} at {least:g} ms; "
+        f"Niyama {own_qps:.2f}, {percent(own_late)}"
+    )
+    if capacity[least] == capacity[most]:
+        why = f"One alpha, {least:g} ms, is best for both here. "
+    else:
+        why = f"No alpha is best for both: {most:g} ms for capacity, {least:g} ms for overload. "
+    if own_late <= late[least]:
+        why += "Niyama, with nothing to tune, has no more late than the best static value."
+    else:
         why += (
-            "than the best static value."
-            if near
-            else f"({trace['niyama_late'] / max(by_alpha[least_late][1], 1e-9):.1f}x) than the best static value."
+            f"Niyama, with nothing to tune, has {percent(own_late - late[least])} of all more late than it."
         )
-        found.append(
-            Finding(
-                f"sensitivity to alpha, {trace['trace']}", "8 ms/token for its fixed-load runs", ours, why
-            )
-        )
-    return found
+    return Finding(f"sensitivity to alpha, {trace['trace']}", "8 ms/token (fixed-load runs)", ours, why)

@@ -120,9 +120,9 @@ def _panel(ax: Any, model: str, cells: Sequence[dict[str, Any]]) -> None:
         label = title(name) + (", best chunk" if "," in bar else "")
         ax.bar(places, [cell["capacity_qps"][bar] for cell in cells], width * 0.92, label=label, **style)
     for place, cell in enumerate(cells):
-        label = "throughput without deadlines" if place == 0 else None
+        limit = "throughput without deadlines" if place == 0 else None
         ax.plot(
-            [place - 0.42, place + 0.42], [cell["bound_qps"]] * 2, color="black", ls="--", lw=1, label=label
+            [place - 0.42, place + 0.42], [cell["bound_qps"]] * 2, color="black", ls="--", lw=1, label=limit
         )
         (gain,) = ratios([cell], "niyama", "fcfs") or [0.0]
         (over_edf,) = ratios([cell], "niyama", "edf") or [0.0]

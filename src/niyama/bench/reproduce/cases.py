@@ -142,14 +142,14 @@ class Case:
 
     def bound_qps(self) -> float:
         """Return the throughput without deadlines, of whatever policy."""
-        return bounds(self.workload(), get_profile(self.model.profile), self.limits).qps
+        return _bound_qps(self.trace, self.stretch, self.model.profile, self.limits)
 
     def policy_bound_qps(self) -> float:
         """Return the throughput without deadlines in steps of the policy's size."""
         if self.policy not in FIXED_CHUNK:
             return self.bound_qps()
         limits = replace(self.limits, max_num_batched_tokens=self.chunk or DEFAULT_CHUNK)
-        return bounds(self.workload(), get_profile(self.model.profile), limits).qps
+        return _bound_qps(self.trace, self.stretch, self.model.profile, limits)
 
 
 def tiers(trace: str) -> QosBook:
@@ -172,3 +172,10 @@ def _lengths(source: str, stretch: float) -> Shares[TraceRow]:
             for row, weight in lengths.weighted()
         ]
     )
+
+
+@cache
+def _bound_qps(trace: Trace, stretch: float, profile: str, limits: ReplicaLimits) -> float:
+    """Return the throughput without deadlines; it depends on no policy."""
+    workload = Case(trace=trace, policy="", stretch=stretch).workload()
+    return bounds(workload, get_profile(profile), limits).qps

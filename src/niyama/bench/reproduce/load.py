@@ -100,7 +100,7 @@ def findings_latency(data: dict[str, Any]) -> list[Finding]:
     relation = "above" if held["niyama"] > best_other else "not above"
     why = (
         f"On this grid of loads Niyama's {held['niyama']:g} requests/s is {relation} the best baseline's "
-        f"{best_other:g}. The paper draws the curves and names no number; its order of the policies is what is compared."
+        f"{best_other:g}. The paper draws curves and names no number; compared is the order of the policies."
     )
     return [Finding("p95 of all three tiers as promised up to, requests/s", "Niyama the furthest", ours, why)]
 
@@ -172,12 +172,12 @@ def findings_late(data: dict[str, Any]) -> list[Finding]:
     why = (
         "As in the paper, SRPF sacrifices long prompts at a load at which Niyama serves them."
         if starves
-        else "At this load SRPF does not sacrifice long prompts more than Niyama does; see the curve for other loads."
+        else "At this load SRPF does not sacrifice long prompts more than Niyama does; see the curves."
     )
     number = len(loads) - 1
     why += (
-        f" At the highest load, {loads[number]:g} requests/s, Niyama has {percent(niyama['all'][number])} late in all "
-        f"and {percent(niyama['long'][number])} of the long: what must be set aside is the longest work."
+        f" At {loads[number]:g} requests/s, the highest load, Niyama has {percent(niyama['all'][number])} "
+        f"late in all and {percent(niyama['long'][number])} of the long: it sets the longest work aside."
     )
     return [
         Finding("who is late: short or long prompts", "SRPF protects the short and loses the long", ours, why)

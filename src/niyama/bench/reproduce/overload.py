@@ -114,14 +114,12 @@ def _magnitude(runs: list[dict[str, Any]]) -> Finding:
     }
     ours = ", ".join(f"{title(base)} {_times(values)}" for base, values in fewer.items())
     smallest = min((min(values) for values in fewer.values() if values), default=float("inf"))
-    why = (
-        "At least ten times fewer everywhere."
-        if smallest >= 10
-        else f"The smallest factor here is {smallest:.1f}: it cannot be ten once Niyama itself has more than 10 % late, "
-        "as at the loads that exceed the throughput without deadlines the most."
-        if max(run["late"]["niyama"] for run in runs) > 0.1
-        else f"The smallest factor here is {smallest:.1f}."
-    )
+    most = max(run["late"]["niyama"] for run in runs)
+    if smallest >= 10:
+        why = "At least ten times fewer everywhere."
+    else:
+        why = f"The smallest factor here is {smallest:.1f}, where Niyama has up to {percent(most)} late"
+        why += ": beyond 10 % ten times as many is more than there are." if most > 0.1 else "."
     return Finding("times as many late as Niyama, at these loads", "an order of magnitude", ours, why)
 
 

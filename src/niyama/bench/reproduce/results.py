@@ -37,8 +37,9 @@ def markdown(head: dict[str, Any], figures: Sequence[tuple[Figure, dict[str, Any
         "# The paper, reproduced",
         "",
         f"`niyama reproduce`, scale {head['scale']}, seed {head['seed']}. Lengths: {traces}.",
-        "A request is late by criterion `strict` unless a figure says otherwise: TTFT or TTLT missed, or a token later than a "
-        "steady pace from the first one on. Capacity: the highest load at which no tier has more than 1 % late.",
+        "A request is late by criterion `strict` unless a figure says otherwise: TTFT or TTLT missed, or a "
+        "token later than a steady pace from the first one on. Capacity: the highest load at which no tier "
+        "has more than 1 % late.",
     ]
     if head["scale"] == "quick":
         lines += ["", "**Quick run: short and coarse. Short runs flatter policies that cannot keep up.**"]

@@ -106,7 +106,7 @@ def findings(data: dict[str, Any]) -> list[Finding]:
         f"The policy as its artifact has it, which knows no importance, has {percent(paper['all'])} late here"
     )
     if better and paper["all"] < PAPER_LATE:
-        why += ": most of the difference to the paper's figure lies in the lengths, shorter in 2023 than in its 2024 traces"
+        why += ", so part of the difference lies in the traces, here of 2023"
     return [
         Finding(
             "2 to 5 requests/s and back, 20 % of low importance, late",

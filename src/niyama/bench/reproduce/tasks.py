@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from array import array
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from niyama.bench.reproduce.cases import LONG_PROMPT_TOKENS, Case
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.deadlines import Anchor
-from niyama.scheduling.policy import LatencyModel, StepOutcome
-from niyama.scheduling.registry import PolicyFactory, make_policy
+from niyama.scheduling.policy import BatchShape, LatencyModel
+from niyama.scheduling.registry import make_policy
 from niyama.sim.capacity import Question, Search, probe
 from niyama.sim.report import late_share, late_share_by_importance
 from niyama.sim.run import Run, simulate
@@ -192,36 +191,33 @@ def _rank(ordered: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-class StepLog:
-    """Makes a policy of the registry that notes its steps as it hears of them."""
+class NotedModel:
+    """A step-time model that notes the steps which it is told of, and leaves the rest to another."""
 
-    def __init__(self) -> None:
-        self.ended_at = array("d")
-        self.prefill = array("q")
-        self.decode = array("q")
+    def __init__(self, model: LatencyModel) -> None:
+        self._model = model
+        self.shapes: list[BatchShape] = []
 
-    def note(self, outcome: StepOutcome) -> None:
+    def predict_s(self, shape: BatchShape) -> float:
+        """See `LatencyModel.predict_s`."""
+        return self._model.predict_s(shape)
+
+    def margin_s(self, predicted_s: float) -> float:
+        """See `LatencyModel.margin_s`."""
+        return self._model.margin_s(predicted_s)
+
+    def largest_chunk(self, shape: BatchShape, context: int, limit_s: float, max_tokens: int) -> int:
+        """See `LatencyModel.largest_chunk`."""
+        return self._model.largest_chunk(shape, context, limit_s, max_tokens)
+
+    def observe(self, shape: BatchShape, duration_s: float) -> None:
         """Note a step."""
-        shape = outcome.launch.shape
-        self.ended_at.append(outcome.ended_at)
-        self.prefill.append(shape.num_prefill_tokens)
-        self.decode.append(shape.num_decode_tokens)
+        self.shapes.append(shape)
+        self._model.observe(shape, duration_s)
 
-    def factory(self, policy: str) -> PolicyFactory:
-        """Return what makes such a policy by name."""
-
-        def make(model: LatencyModel, anchor: Anchor, chunk: int | None) -> BasePolicy:
-            made = make_policy(policy, model, anchor, chunk)
-            observe = made.observe
-
-            def noted(outcome: StepOutcome) -> None:
-                self.note(outcome)
-                observe(outcome)
-
-            made.observe = noted  # type: ignore[method-assign]
-            return made
-
-        return make
+    def stats(self) -> Mapping[str, object]:
+        """See `LatencyModel.stats`."""
+        return self._model.stats()
 
 
 class Steps(NamedTuple):
@@ -244,10 +240,18 @@ class StepSizes:
     def run(self) -> Steps:
         """Simulate."""
         num_requests = max(1, round(self.hours * 3600.0 * self.qps))
-        log = StepLog()
-        setup = replace(self.case.setup(), factory=log.factory(self.case.policy))
+        noted: list[NotedModel] = []
+
+        def make(model: LatencyModel, anchor: Anchor, chunk: int | None) -> BasePolicy:
+            noted.append(NotedModel(model))
+            return make_policy(self.case.policy, noted[-1], anchor, chunk)
+
+        setup = replace(self.case.setup(), factory=make)
         run = simulate(setup, self.case.workload().requests(self.qps, num_requests))
-        late = Counter(done.is_late(self.case.criterion) for done in run.served)
+        late = sum(done.is_late(self.case.criterion) for done in run.served)
         return Steps(
-            list(log.ended_at), list(log.prefill), list(log.decode), late[True] / max(1, len(run.served))
+            ended_at=list(run.replicas[0].ended_at),
+            prefill_tokens=[shape.num_prefill_tokens for shape in noted[-1].shapes],
+            decode_tokens=[shape.num_decode_tokens for shape in noted[-1].shapes],
+            late=late / max(1, len(run.served)),
         )
