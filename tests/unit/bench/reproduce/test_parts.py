@@ -97,7 +97,7 @@ def test_step_sizes_are_those_of_the_run_and_change_nothing() -> None:
 def test_ablation_switches_off_one_mechanism_each() -> None:
     late = {}
     for policy in ("edf+chunking", "edf+chunking+relegation", "niyama"):
-        late[policy] = Load(case(policy), 6.0, 0.1).run()
+        late[policy] = Load(case(policy), 15.0, 0.05).run()
     assert late["edf+chunking"].relegated == 0
     assert late["edf+chunking+relegation"].relegated > 0
     assert late["niyama"].late["all"] < late["edf+chunking"].late["all"]
