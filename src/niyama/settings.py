@@ -21,7 +21,7 @@ SETTINGS_VARIABLE = "NIYAMA_SETTINGS"
 
 Pacing = Literal["strict", "paper"]
 
-_KEYS = ("policy", "qos", "pacing", "step_log", "chunk", "allow_untested_vllm")
+_KEYS = ("policy", "qos", "pacing", "step_log", "chunk", "allow_untested_vllm", "check_laws")
 _PACINGS = ("strict", "paper")
 
 
@@ -41,6 +41,8 @@ class Settings:
         step_log: File that gets one JSON line per engine step, or None.
         chunk: Fixed chunk of the baseline policies, tokens >= 1; None for their own default.
         allow_untested_vllm: Run on a vLLM version that no test has seen.
+        check_laws: Check the laws at every step, at O(requests); a broken one counts as a failure
+            of the policy. For debug runs.
     """
 
     policy: str = "niyama"
@@ -49,6 +51,7 @@ class Settings:
     step_log: str | None = None
     chunk: int | None = None
     allow_untested_vllm: bool = False
+    check_laws: bool = False
 
     def to_mapping(self) -> dict[str, object]:
         """Return the settings as a JSON-able mapping that `from_mapping` takes."""
@@ -59,6 +62,7 @@ class Settings:
             "step_log": self.step_log,
             "chunk": self.chunk,
             "allow_untested_vllm": self.allow_untested_vllm,
+            "check_laws": self.check_laws,
         }
 
     @classmethod
@@ -83,6 +87,7 @@ class Settings:
             step_log=_optional_text("step_log", mapping.get("step_log"), "the path of a file"),
             chunk=_chunk(mapping.get("chunk")),
             allow_untested_vllm=_truth("allow_untested_vllm", mapping.get("allow_untested_vllm", False)),
+            check_laws=_truth("check_laws", mapping.get("check_laws", False)),
         )
 
     @classmethod

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Generic
 
 import pytest
-from tests.contract.engine_contract import EngineContract, HostMaker, Scripted
+from tests.contract.engine_contract import BOOK, EngineContract, HostMaker, P
 from tests.engine.httpserver import LIVE
 from tests.engine.rig import BLOCK_TOKENS, Ask, Rig, name_of
 from tests.engine.workload import prompt
@@ -14,19 +14,32 @@ from niyama.scheduling.registry import POLICIES
 pytestmark = pytest.mark.engine
 
 
-class VllmHost:
+class VllmHost(Generic[P]):
     """Niyama's scheduler on a real vLLM engine in this process."""
 
-    def __init__(self, rig: Rig, num_kv_tokens: int | None) -> None:
+    def __init__(self, rig: Rig, kind: type[P], num_kv_tokens: int | None) -> None:
         self._rig = rig
+        self._prompts: dict[str, list[int]] = {}
         # vLLM keeps one block for itself.
         num_blocks = None if num_kv_tokens is None else num_kv_tokens // BLOCK_TOKENS + 1
-        self._scheduler = rig.use(policy="scripted", num_blocks=num_blocks)
-        self.policy = cast(Scripted, self._scheduler.niyama.policy)
+        self._scheduler = rig.use(policy="contract", num_blocks=num_blocks, qos=BOOK, check_laws=True)
+        policy = self._scheduler.niyama.policy
+        assert isinstance(policy, kind)
+        self.policy: P = policy
 
-    def submit(self, name: str, num_prompt_tokens: int, num_output_tokens: int) -> None:
-        words = prompt(num_prompt_tokens, seed=len(self._rig.seen_ids))
-        self._rig.submit(Ask(name, words, max_tokens=num_output_tokens))
+    def submit(
+        self,
+        name: str,
+        num_prompt_tokens: int,
+        num_output_tokens: int,
+        qos_class: str = "patient",
+        *,
+        again: str | None = None,
+    ) -> None:
+        words = prompt(num_prompt_tokens, seed=len(self._prompts)) if again is None else self._prompts[again]
+        assert len(words) == num_prompt_tokens
+        self._prompts[name] = words
+        self._rig.submit(Ask(name, words, max_tokens=num_output_tokens, qos_class=qos_class))
 
     def abort(self, name: str) -> None:
         self._rig.abort(name)
@@ -58,6 +71,9 @@ class VllmHost:
 class TestVllm(EngineContract):
     @pytest.fixture
     def make_host(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> HostMaker:
-        scripted: Callable[..., Scripted] = lambda model, *_: Scripted(model, name_of)  # noqa: E731
-        monkeypatch.setitem(POLICIES, "scripted", scripted)
-        return lambda num_kv_tokens: VllmHost(rig, num_kv_tokens)
+        def make(policy: type[P], num_kv_tokens: int | None = None) -> VllmHost[P]:
+            made: Callable[..., P] = lambda model, *_: policy(model, name_of)  # noqa: E731
+            monkeypatch.setitem(POLICIES, "contract", made)
+            return VllmHost(rig, policy, num_kv_tokens)
+
+        return make

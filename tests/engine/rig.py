@@ -17,11 +17,15 @@ from typing import Any
 import pytest
 
 from niyama import demo_model
+from niyama.scheduling.registry import POLICIES
 
 BLOCK_TOKENS = 32
 MAX_MODEL_TOKENS = 2048
 MAX_STEPS = 20_000
 """A run that takes more steps hangs."""
+
+_LAWFUL = frozenset(POLICIES)
+"""Policies that are held to the laws at every step; those that tests register break them on purpose."""
 
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -117,7 +121,9 @@ class Rig:
         self.drain()
         self.scheduler.shutdown()
         config = self._kwargs["vllm_config"]
-        config.additional_config = {"niyama": settings}
+        config.additional_config = {
+            "niyama": {"check_laws": settings.get("policy", "niyama") in _LAWFUL, **settings}
+        }
         config.scheduler_config.policy = scheduling_policy
         config.scheduler_config.async_scheduling = pipelined
         blocks = self._kwargs["kv_cache_config"]

@@ -19,7 +19,7 @@ def test_settings_default_to_the_paper() -> None:
 
 
 def test_settings_round_trip_through_json() -> None:
-    settings = Settings("edf", parse_book(BOOK_TEXT), "paper", "steps.jsonl", 256, True)
+    settings = Settings("edf", parse_book(BOOK_TEXT), "paper", "steps.jsonl", 256, True, True)
     assert Settings.from_mapping(json.loads(json.dumps(settings.to_mapping()))) == settings
 
 
@@ -47,6 +47,7 @@ def test_settings_take_the_book_from_a_file_or_inline(tmp_path: Path) -> None:
         ({"chunk": True}, "chunk: True is not a chunk"),
         ({"chunk": 2.5}, "chunk: 2.5 is not a chunk"),
         ({"allow_untested_vllm": 1}, "allow_untested_vllm: 1 is not a truth value; allowed: true, false"),
+        ({"check_laws": "yes"}, "check_laws: 'yes' is not a truth value; allowed: true, false"),
         ({"qos": 3}, "qos: 3 is not a mapping of names"),
         ({"qos": "no-such-file.yaml"}, "qos: no-such-file.yaml: cannot read the QoS file: No such file"),
         ({"qos": {"default": "a", "classes": {"b": {"ttft": "1s"}}}}, "qos: default: 'a' is not a class"),

@@ -16,7 +16,16 @@ from typing import NoReturn
 from niyama import __version__
 from niyama.wording import one_line
 
-_VERBS = ("serve", "simulate", "capacity", "plan", "reproduce", "qos", "steps")  # in the order of the help
+_VERBS = (  # in the order of the help
+    "serve",
+    "simulate",
+    "capacity",
+    "plan",
+    "reproduce",
+    "qos",
+    "steps",
+    "soak",
+)
 
 
 class UsageError(Exception):

@@ -74,8 +74,8 @@ def check_policy(name: str, chunk: int | None) -> None:
         raise UsageError(f"--chunk: {chunk} is not a chunk; allowed: a whole number of tokens >= 1")
 
 
-def check_writable(path: str) -> None:
-    """Refuse a step log that cannot be written.
+def check_writable(path: str, option: str = "--step-log") -> None:
+    """Refuse a file of an option that cannot be written.
 
     Raises:
         UsageError: the reason.
@@ -89,7 +89,7 @@ def check_writable(path: str) -> None:
         return
     else:
         reason = "permission denied"
-    raise UsageError(f"--step-log: {path} cannot be written: {reason}")
+    raise UsageError(f"{option}: {path} cannot be written: {reason}")
 
 
 def check_model(model: str) -> None:

@@ -123,14 +123,14 @@ def make_plan(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
         "policy": args.policy,
         **plan,
         "requests": fleets[0].demand.num_requests,
-        "inputs": file_inputs(args),
+        "inputs": option_values(args),
         "files": file_digests(args),
         "version": __version__,
         "wall_s": round(progress.elapsed_s, 3),
     }
 
 
-def file_inputs(args: argparse.Namespace) -> dict[str, Any]:
+def option_values(args: argparse.Namespace) -> dict[str, Any]:
     """Return every option that decides the result, by its name on the command line."""
     parser = argparse.ArgumentParser(add_help=False)
     add_inputs(parser)

@@ -87,6 +87,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--chunk", type=int, metavar="N", help="tokens per step of fixed-chunk policies")
     parser.add_argument("--step-log", metavar="FILE", help="write one JSON line per engine step")
+    parser.add_argument(
+        "--check-laws", action="store_true", help="check the laws (docs/laws.md) at every step; slow"
+    )
     parser.add_argument("--allow-untested-vllm", action="store_true", help="run on an unknown vLLM version")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
@@ -182,6 +185,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         step_log=None if args.step_log is None else os.path.abspath(args.step_log),
         chunk=args.chunk,
         allow_untested_vllm=args.allow_untested_vllm,
+        check_laws=args.check_laws,
         **given,
     )
 

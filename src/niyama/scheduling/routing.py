@@ -21,8 +21,9 @@ from niyama.scheduling.paper import PaperPolicy
 from niyama.scheduling.policy import Request
 from niyama.scheduling.priority import hybrid_key
 
-HEADROOM = 0.1
-"""Of the time until a request is due this share is kept free: the work ahead is an estimate."""
+HEADROOM = 0.3
+"""Of the time until a request is due this share is kept free: the work ahead is an estimate, and the
+service time of a token moves with the decodes that run along."""
 
 
 class Estimate(Protocol):

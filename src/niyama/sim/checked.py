@@ -36,7 +36,7 @@ class CheckedPolicy:
     def depart(self, request_id: str, now_s: float, *, finished: bool = True) -> None:
         """See `Policy.depart`."""
         verdict = self._promises.end(request_id, now_s, aborted=not finished)
-        if verdict is not None:
+        if verdict is not None and finished:
             self._verdicts[request_id] = verdict
         self.inner.depart(request_id, now_s, finished=finished)
         check_state(self.inner)
@@ -107,4 +107,9 @@ class CheckedReplica(Replica):
     def step(self) -> None:
         """See `Replica.step`. Raises LawBroken."""
         super().step()
+        self._checked.check_host(self)
+
+    def abort(self, request_id: str) -> None:
+        """See `Replica.abort`. Raises LawBroken."""
+        super().abort(request_id)
         self._checked.check_host(self)

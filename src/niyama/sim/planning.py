@@ -106,7 +106,7 @@ def size_fleets(
 
 def gpus_per_replica(profile: str) -> int | None:
     """Return the GPUs of a profile such as `a100-80gb/llama-3-8b/tp1`; None if its name does not say."""
-    found = re.search(r"/tp(\d+)$", profile)
+    found = re.search(r"/tp(\d+)(?:-|$)", profile)
     return int(found[1]) if found else None
 
 

@@ -103,6 +103,18 @@ class Replica:
         for live in self._last_steps.pop(number, ()):
             self._finish(live, number)
 
+    def abort(self, request_id: str) -> None:
+        """Let go of a request whose client has left, between two steps; unknown ids pass."""
+        live = self.live.pop(request_id, None)
+        if live is None:
+            return
+        if live.first_step >= 0:
+            self._break_off(live, len(self.ended_at))
+        self.stalled.pop(request_id, None)
+        self.kv.free += live.num_blocks
+        self.num_running -= live.is_running
+        self.policy.depart(request_id, self.now_s, finished=False)
+
     # For `pressure`, and tests -------------------------------------------------------------------
 
     def decoding(self) -> list[Live]:

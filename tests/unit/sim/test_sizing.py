@@ -132,7 +132,7 @@ def test_sizes_do_not_depend_on_the_number_of_processes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "num"), [("a100-80gb/llama-3-8b/tp1", 1), ("h100/llama-70b/tp4", 4), ("mine", None)]
+    ("profile", "num"), [("a100-80gb/llama-3-8b/tp1", 1), ("h100/llama-70b/tp4-fitted", 4), ("mine", None)]
 )
 def test_gpus_follow_from_the_name_of_the_profile(profile: str, num: int | None) -> None:
     assert gpus_per_replica(profile) == num

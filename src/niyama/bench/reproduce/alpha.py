@@ -20,7 +20,10 @@ async def compute(desk: Desk) -> dict[str, Any]:
     """Return, per trace, capacity and late share in overload for every alpha, and for Niyama."""
     alphas = desk.scale.alphas_ms
     cases = {
-        trace: [*(desk.case(trace, "paper", alpha_s=ms / 1000) for ms in alphas), desk.case(trace, "niyama")]
+        trace: [
+            *(desk.case(trace, "paper", alpha_s=None if ms == PUBLISHED_MS else ms / 1000) for ms in alphas),
+            desk.case(trace, "niyama"),
+        ]
         for trace in TRACES
     }
     capacities = dict(

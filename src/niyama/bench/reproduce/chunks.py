@@ -40,7 +40,7 @@ def _summary(done: Steps) -> dict[str, Any]:
     shown = [
         (round(at - SHOWN_S[0], 4), tokens)
         for at, tokens in zip(done.ended_at, done.prefill_tokens, strict=True)
-        if SHOWN_S[0] <= at < SHOWN_S[1]
+        if SHOWN_S[0] <= at < SHOWN_S[1] and tokens
     ]
     busy = sorted(tokens for tokens in done.prefill_tokens if tokens)
     total, half, seen = sum(busy), 0, 0
@@ -83,13 +83,13 @@ def draw(data: dict[str, Any], page: Page) -> None:
             minute.plot(
                 seconds, tokens, color=colour(policy), label=title(policy), drawstyle="steps-pre", **style
             )
-        minute.set_yscale("symlog", base=2, linthresh=64)
+        minute.set_yscale("log", base=2)
         minute.set_yticks(
-            [0, 128, 256, 512, 1024, 2048, 4096, 8192], ["0", "128", "256", "512", "1k", "2k", "4k", "8k"]
+            [128, 256, 512, 1024, 2048, 4096, 8192], ["128", "256", "512", "1k", "2k", "4k", "8k"]
         )
         minute.set_xlabel(f"seconds (from minute {data['shown_s'][0] / 60:g} of the run)")
         minute.set_ylabel("prefill tokens in the step")
-        minute.set_ylim(0, 16384)
+        minute.set_ylim(64, 24576)
         minute.legend(fontsize=9, ncols=3, loc="upper left")
         names = ["<= 128", "<= 256", "<= 512", "<= 1k", "<= 2k", "<= 4k", "> 4k"]
         width = 0.8 / len(POLICIES)

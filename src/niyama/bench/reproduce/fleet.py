@@ -21,6 +21,7 @@ SILO_POLICY = "fcfs"
 SAMPLE = 2
 PAPER_GPUS = {"silo": 13, "shared": 10}
 PAPER_LATE = 0.604
+SILO_COLOURS = (colour("silo"), "#f4a98f")
 
 
 class Size(NamedTuple):
@@ -118,16 +119,16 @@ def _total(data: dict[str, Any]) -> int | None:
 def draw(data: dict[str, Any], page: Page) -> None:
     """Draw GPUs per fleet, and who is late with too few of them."""
     with page.axes(12.0, 5.0, ncols=2, width_ratios=(3, 2)) as (gpus, late):
-        base, shades = 0, ("#e76f51", "#f4a98f")
+        base, shades = 0, SILO_COLOURS
         for shade, (name, size) in zip(shades, data["silo"].items(), strict=False):
-            gpus.bar(0, size or 0, 0.62, bottom=base, color=shade)
+            gpus.bar(0, size or 0, 0.8, bottom=base, color=shade)
             gpus.text(
                 0, base + (size or 0) / 2, f"{size} {_kind(name)}", ha="center", va="center", fontsize=9
             )
             base += size or 0
         gpus.text(0, base + 0.15, str(_total(data) or "none"), ha="center", fontsize=12, fontweight="bold")
         for place, (policy, size) in enumerate(data["shared"].items(), start=1):
-            gpus.bar(place, size or 0, 0.62, color=colour(policy))
+            gpus.bar(place, size or 0, 0.8, color=colour(policy))
             gpus.text(
                 place, (size or 0) + 0.15, str(size or "none"), ha="center", fontsize=12, fontweight="bold"
             )
@@ -146,7 +147,7 @@ def _draw_forced(ax: Any, data: dict[str, Any]) -> None:
         places = [n + (number - (len(data["forced"]) - 1) / 2) * width for n in range(len(tiers))]
         heights = [100 * split["late"].get(tier, 0.0) for tier in tiers]
         label = f"{split['interactive']} interactive + {split['batch']} batch"
-        bars = ax.bar(places, heights, width * 0.92, color=("#e76f51", "#f4a98f")[number], label=label)
+        bars = ax.bar(places, heights, width * 0.92, color=SILO_COLOURS[number], label=label)
         ax.bar_label(bars, [f"{height:.1f}" for height in heights], fontsize=8, padding=1)
     ax.set_xticks(range(len(tiers)), ["all", "QoS1", "QoS2", "QoS3"])
     ax.set_ylabel("late, %")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from niyama.bench.plots import colour, figure, save_png
@@ -38,6 +39,10 @@ def line(policy: str) -> dict[str, Any]:
         "linewidth": 2.6 if policy == "niyama" else 1.8,
         "label": title(policy),
     }
+
+
+CHARACTERS_PER_INCH = 14
+"""Of the note under a figure."""
 
 
 class Finding(NamedTuple):
@@ -76,7 +81,8 @@ class Page(NamedTuple):
         with figure(figsize=(width, height), **subplots) as (canvas, axes):
             canvas.suptitle(self.title, x=0.01, ha="left", fontsize=14, fontweight="bold")
             yield axes
-            canvas.supxlabel(self.note, x=0.01, ha="left", fontsize=8, color="#555555")
+            note = fill(self.note, round(width * CHARACTERS_PER_INCH))
+            canvas.supxlabel(note, x=0.01, ha="left", fontsize=8, color="#555555")
             save_png(canvas, self.path)
 
 

@@ -74,7 +74,7 @@ def draw(data: dict[str, Any], page: Page) -> None:
 
 
 def _bars(ax: Any, policies: dict[str, Any]) -> None:
-    groups = {"important": "important (80 %)", "low": "low importance (20 %)", "all": "all"}
+    groups = {"important": "important\n(80 %)", "low": "low importance\n(20 %)", "all": "all"}
     width = 0.8 / len(policies)
     for number, (policy, shares) in enumerate(policies.items()):
         places = [n + (number - (len(policies) - 1) / 2) * width for n in range(len(groups))]
@@ -83,6 +83,7 @@ def _bars(ax: Any, policies: dict[str, Any]) -> None:
         ax.bar_label(drawn, [f"{height:.1f}" for height in heights], fontsize=7.5, padding=1)
     ax.set_xticks(range(len(groups)), list(groups.values()))
     ax.set_ylabel("late, %")
+    ax.margins(y=0.1)
     ax.grid(axis="x", visible=False)
 
 

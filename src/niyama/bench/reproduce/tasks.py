@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from niyama.bench.reproduce.cases import LONG_PROMPT_TOKENS, Case
+from niyama.bench.reproduce.cases import FIXED_CHUNK, LONG_PROMPT_TOKENS, Case
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.deadlines import Anchor
 from niyama.scheduling.policy import BatchShape, LatencyModel
@@ -28,7 +28,7 @@ class Found(NamedTuple):
     Attributes:
         qps: Highest load in time, requests per second; 0 if none is.
         bound_qps: Throughput without deadlines.
-        chunk: Tokens per step, of a policy with a fixed chunk that is not its default.
+        chunk: Tokens per step, where it is not the policy's default.
     """
 
     qps: float
@@ -54,9 +54,10 @@ class Capacity:
         bound_qps = self.case.bound_qps()
         step_qps = bound_qps / self.resolution
         most = math.floor(self.case.policy_bound_qps() / step_qps)
-        start = most
-        if self.screen_hours < self.hours:
-            start = _highest(self._question(self.screen_hours), step_qps, most, most * 3 // 4)
+        start = most * 9 // 10
+        if self.case.policy in FIXED_CHUNK and self.screen_hours < self.hours:
+            # Others keep up with any load for so short a time, and show nothing.
+            start = _highest(self._question(self.screen_hours), step_qps, most, start)
         low = _highest(self._question(self.hours), step_qps, most, start)
         return Found(low * step_qps, bound_qps, self.case.chunk)
 
@@ -83,30 +84,27 @@ def _highest(question: Question, step_qps: float, most: int, start: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class BestChunk:
-    """The capacity of a policy at the fixed chunk that serves it best.
+    """The fixed chunk that serves a policy best, by short runs; None for its default.
 
-    Each chunk is tried at a load one step above the best so far, so that a worse one costs one short
-    run; the winner's capacity is then measured in long ones.
+    Each chunk is tried at a load one step above the best so far, so that a worse one costs one run.
     """
 
     base: Capacity
 
-    def run(self) -> Found:
+    def run(self) -> int | None:
         """Search."""
-        base = self.base
-        short = replace(base, hours=base.screen_hours)
-        step_qps = base.case.bound_qps() / base.resolution
-        best = round(short.run().qps / step_qps)
-        case = base.case
+        hours = self.base.screen_hours
+        short = replace(self.base, hours=hours)
+        step_qps = short.case.bound_qps() / short.resolution
+        best, best_chunk = round(short.run().qps / step_qps), short.case.chunk
         for chunk in CHUNKS:
-            tried = replace(base.case, chunk=chunk)
-            question = replace(short, case=tried)._question(base.screen_hours)
+            tried = replace(short.case, chunk=chunk)
+            question = replace(short, case=tried)._question(hours)
             while (best + 1) * step_qps <= tried.policy_bound_qps():
                 if not probe(question, (best + 1) * step_qps).is_met:
                     break
-                best, case = best + 1, tried
-        found = replace(base, case=case).run()
-        return found._replace(chunk=case.chunk or 256)
+                best, best_chunk = best + 1, chunk
+        return best_chunk
 
 
 class Outcome(NamedTuple):

@@ -12,12 +12,14 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from niyama.engines.vllm import compat
+from niyama.engines.vllm.audit import check_books
 from niyama.engines.vllm.books import Books
 from niyama.engines.vllm.realised import differences, read_launch
 from niyama.engines.vllm.steering import Levers
 from niyama.engines.vllm.view import view
 from niyama.latency import OnlineModel
 from niyama.scheduling.base import BasePolicy
+from niyama.scheduling.lawful import lawful
 from niyama.scheduling.policy import Launch, Limits, Plan, Prefill, Request, StepOutcome
 from niyama.scheduling.registry import make_policy
 from niyama.settings import Settings
@@ -97,6 +99,8 @@ class Host:
             self._try_to_recover()
         if not self._is_failed and not self._is_stuck:
             try:
+                if self._settings.check_laws and not self._preempted:
+                    check_books(self.policy.ledger, self._scheduler)
                 self._plan = self.policy.plan(self._plan_starts_at, self._limits())
                 self._greedy = self._levers.apply(self._plan, self._prefilling, self._views)
                 self._num_good_steps += 1
@@ -249,7 +253,8 @@ class Host:
 
     def _fresh_policy(self) -> BasePolicy:
         settings = self._settings
-        return make_policy(settings.policy, self._model, settings.pacing, settings.chunk)
+        policy = make_policy(settings.policy, self._model, settings.pacing, settings.chunk)
+        return lawful(policy) if settings.check_laws else policy
 
     def _fail(self, where: str) -> None:
         """Go on without the policy; say so once per failure, not once per step."""

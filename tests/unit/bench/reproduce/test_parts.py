@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,9 +70,8 @@ def test_capacity_beyond_its_steps_is_not_searched() -> None:
 
 def test_best_chunk_is_no_worse_than_the_default() -> None:
     base = Capacity(case("edf"), hours=0.1, screen_hours=0.1, resolution=20)
-    best = BestChunk(base).run()
-    assert best.qps >= base.run().qps
-    assert best.chunk is not None
+    chunk = BestChunk(base).run()
+    assert replace(base, case=case("edf", chunk=chunk)).run().qps >= base.run().qps
 
 
 def test_load_reports_shares_that_agree() -> None:
