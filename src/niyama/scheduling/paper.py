@@ -53,8 +53,8 @@ class PaperPolicy(BasePolicy):
 
     Args:
         model: The step-time model; its own margin is not used, the artifact's factor is.
-        anchor: Accepted like any policy's; the artifact always counts tokens from the later of
-            the first token and its deadline, so it changes nothing here.
+        anchor: The artifact's, `paper`, counts tokens from the later of the first token and its
+            deadline; `strict` counts those with a TBT promise from the first token as it came out.
         alpha_s_per_token: Weight of remaining prefill, seconds per token; 0.016 in Figure 8.
         output_tokens: Assumed length of an answer with a TTLT promise.
     """
@@ -162,7 +162,9 @@ class PaperPolicy(BasePolicy):
             if job.first_token_at is None:
                 job.first_token_at = outcome.ended_at
             # The engine may preempt, the artifact's never does: a resumed answer starts over.
-            anchor_at = max(outcome.ended_at, job.due_at)
+            anchor_at = outcome.ended_at
+            if self.anchor == "paper" or slo.tbt_s is None:
+                anchor_at = max(anchor_at, job.due_at)
             self.pacer.join(request_id, pace_s, anchor_at + pace_s, launch + 1)
 
     def _started_in_order(self) -> list[Job]:
