@@ -38,7 +38,7 @@ class InFlight(NamedTuple):
     output_id: int
     launch: Launch
     plan: Plan | None
-    starts_at: float
+    launched_at: float
     policy: BasePolicy
 
 
@@ -150,12 +150,17 @@ class Host:
         )
 
     def _starts_at(self) -> float:
-        """When the step to plan will start: now, or when the one in flight is expected to end."""
+        """When the step to plan will start: now, or when those in flight are expected to end.
+
+        Counted from when the last step really ended: predictions must not add up over steps.
+        """
         now_s = time.monotonic()
         if not self._in_flight:
             return now_s
-        last = self._in_flight[-1]
-        return max(now_s, last.starts_at + (last.plan.predicted_s if last.plan is not None else 0.0))
+        starts_at = max(self._ended_at, self._in_flight[0].launched_at)
+        for step in self._in_flight:
+            starts_at += step.plan.predicted_s if step.plan is not None else 0.0
+        return max(now_s, starts_at)
 
     def _begin(self, output: Any) -> None:
         popped = self._levers.popped()
@@ -185,7 +190,7 @@ class Host:
             if done.remaining == 0:
                 del self._prefilling[done.request_id]
                 self._decoding[done.request_id] = None
-        self._in_flight.append(InFlight(id(output), launch, self._plan, self._plan_starts_at, self.policy))
+        self._in_flight.append(InFlight(id(output), launch, self._plan, time.monotonic(), self.policy))
         self.books.begin(launch)
         if self._plan is not None:
             self.books.planned(self._plan, differences(self._plan, launch, self._greedy), self._views)
@@ -199,7 +204,7 @@ class Host:
         step = self._in_flight.popleft()
         outcome = StepOutcome(
             launch=step.launch,
-            started_at=self._ended_at if self._had_work else max(step.starts_at, self._ended_at),
+            started_at=self._ended_at if self._had_work else max(step.launched_at, self._ended_at),
             ended_at=now_s,
             completed=self._completed(step.launch, runner_output),
             extra_tokens=self._extra_tokens(output, runner_output, step.launch),
