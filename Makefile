@@ -2,7 +2,7 @@
 # make test                                                                 set up and run every check
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast check fmt clean
+.PHONY: help setup compile serve test test-fast check fmt clean
 
 MODEL ?=
 QOS ?=
@@ -18,10 +18,13 @@ help: ## list the commands
 setup: ## install everything into .venv (quick when nothing changed; EXTRA=cuda for GPUs)
 	@scripts/setup.sh
 
-serve: setup ## serve MODEL (the demo model if none is named) on HOST:PORT
+compile: setup ## compile the scheduling core and the simulator; without a C compiler they run interpreted
+	@$(BIN)/python scripts/compile.py
+
+serve: compile ## serve MODEL (the demo model if none is named) on HOST:PORT
 	@exec $(BIN)/niyama serve $(MODEL) --host $(HOST) --port $(PORT) $(if $(QOS),--qos $(QOS)) $(ARGS)
 
-test: check ## every check and every test, real vLLM included
+test: check compile ## every check and every test, real vLLM included
 	$(BIN)/pytest
 
 test-fast: setup ## the tests that need no vLLM
@@ -38,4 +41,4 @@ fmt: setup ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 clean: ## remove what was installed and cached
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv src/niyama/_compiled .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

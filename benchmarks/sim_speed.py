@@ -3,8 +3,9 @@
     python benchmarks/sim_speed.py [--hours 1] [--policies edf,niyama] [--profile]
 
 Time is that of the processor, so that other load on the machine does not count. The targets are 3,600
-with `edf` and 2,500 with `niyama`, on ShareGPT lengths at 1.9 requests per second.
-With --profile, also which room and which function the time goes to.
+with `edf` and 2,500 with `niyama`, on ShareGPT lengths at 1.9 requests per second, compiled (`make compile`).
+With --profile, also which room and which function the time goes to: run it with NIYAMA_PURE=1, since the
+profiler does not see compiled functions.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from niyama import compiled
 from niyama.qos import QosBook, QosClass, Slo, paper_book
 from niyama.sim.report import report
 from niyama.sim.run import Run, Setup, simulate
@@ -51,6 +53,7 @@ def main() -> None:
     parser.add_argument("--policies", default="edf,niyama,paper,fcfs")
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
+    print("compiled" if compiled.is_active() else "interpreted")
     for policy in args.policies.split(","):
         serve(policy, 0.02)
         began = time.process_time()

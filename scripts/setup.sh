@@ -59,4 +59,5 @@ names = {d.name: d.version for d in distributions() if d.name in ("niyama", "tor
 print("setup:", ", ".join(f"{name} {version}" for name, version in sorted(names.items())))
 raise SystemExit(len(names) != 3)
 PY
+"$venv/bin/python" scripts/compile.py
 echo "$key" >"$stamp"

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from niyama.scheduling.base import BasePolicy
+from niyama.scheduling.deadlines import Anchor
 from niyama.scheduling.ledger import Job, Phase
+from niyama.scheduling.niyama import NiyamaPolicy
 from niyama.scheduling.policy import BatchShape, Chunk, LatencyModel, Limits, Plan
-from niyama.scheduling.registry import POLICIES
 
 
 class Adversary(BasePolicy):
@@ -65,16 +66,13 @@ def faulty(method: str, fails: Callable[[int], bool]) -> Callable[..., BasePolic
     """
     calls = itertools.count()
 
-    def make(*args: Any) -> BasePolicy:
-        policy = POLICIES["niyama"](*args)
-        real = getattr(policy, method)
+    def failing(policy: NiyamaPolicy, *args: Any, **kwargs: Any) -> Any:
+        if fails(next(calls)):
+            raise RuntimeError(f"{method} fails")
+        return getattr(NiyamaPolicy, method)(policy, *args, **kwargs)
 
-        def failing(*args: Any, **kwargs: Any) -> Any:
-            if fails(next(calls)):
-                raise RuntimeError(f"{method} fails")
-            return real(*args, **kwargs)
+    def make(model: LatencyModel, anchor: Anchor, chunk: int | None) -> BasePolicy:
+        return faulty_class(model, anchor)
 
-        setattr(policy, method, failing)
-        return policy
-
+    faulty_class: type[NiyamaPolicy] = type("Faulty", (NiyamaPolicy,), {method: failing})
     return make

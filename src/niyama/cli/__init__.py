@@ -21,10 +21,14 @@ _VERBS = (
     "simulate",
     "capacity",
     "plan",
+    "reproduce",
     "bench",
+    "compare",
+    "calibrate",
+    "replay",
+    "soak",
     "qos",
     "steps",
-    "soak",
 )  # in the order of the help
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+from niyama.compiled import mypyc_attr
 from niyama.scheduling.policy import BatchShape
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ChunkSearch(ABC):
     """A step-time model that can be asked backwards: how many tokens fit?
 
@@ -48,9 +50,14 @@ class ChunkSearch(ABC):
             The largest n in 0..max_tokens with ``safe_s(shape.with_chunk(n, context)) <= limit_s``;
             0 when no chunk fits, also when `shape` alone takes longer.
 
-        Cost: O(log max_tokens) predictions.
+        Cost: two or three predictions if `_guess` is good, else O(log max_tokens).
         """
-        if max_tokens <= 0 or self.safe_s(shape.with_chunk(1, context)) > limit_s:
+        if max_tokens <= 0:
+            return 0
+        guess = self._guess(shape, context, limit_s, max_tokens)
+        if guess is not None and self._is_last(guess, shape, context, limit_s, max_tokens):
+            return guess
+        if self.safe_s(shape.with_chunk(1, context)) > limit_s:
             return 0
         if self.safe_s(shape.with_chunk(max_tokens, context)) <= limit_s:
             return max_tokens
@@ -62,3 +69,13 @@ class ChunkSearch(ABC):
             else:
                 too_many = middle
         return fits
+
+    def _guess(self, shape: BatchShape, context: int, limit_s: float, max_tokens: int) -> int | None:
+        """Return what `largest_chunk` is likely to be, in 0..max_tokens; None for no idea."""
+        return None
+
+    def _is_last(self, chunk: int, shape: BatchShape, context: int, limit_s: float, max_tokens: int) -> bool:
+        """Whether a chunk fits and one more token does not; 0 fits always."""
+        if chunk > 0 and self.safe_s(shape.with_chunk(chunk, context)) > limit_s:
+            return False
+        return chunk == max_tokens or self.safe_s(shape.with_chunk(chunk + 1, context)) > limit_s

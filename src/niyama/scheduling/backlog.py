@@ -18,7 +18,7 @@ Key = tuple[float, ...]
 
 FullKey = tuple[Key, str]
 
-Victim = tuple[int, int, float, str]
+Victim = tuple[float | str, ...]
 """Who goes first when somebody must: (importance, priority, work, id), the largest."""
 
 
@@ -36,6 +36,7 @@ class Item:
         "key",
         "left",
         "margin",
+        "rank",
         "request_id",
         "right",
         "sum_s",
@@ -48,16 +49,21 @@ class Item:
         self, request_id: str, key: Key, work_s: float, due_at: float, rank: tuple[int, int]
     ) -> None:
         self.request_id = request_id
-        self.key: FullKey = (key, request_id)
-        self.work_s = work_s
-        self.due_at = due_at
-        self.victim: Victim = (*rank, work_s, request_id)
         self.heat = crc32(request_id.encode())
         self.left: Item | None = None
         self.right: Item | None = None
+        self.assign(key, work_s, due_at, rank)
         self.sum_s = work_s
         self.margin = due_at - work_s
         self.worst = self.victim
+
+    def assign(self, key: Key, work_s: float, due_at: float, rank: tuple[int, int]) -> None:
+        """Take new values; what depends on the subtree is for `refresh`."""
+        self.key: FullKey = (key, self.request_id)
+        self.work_s = work_s
+        self.due_at = due_at
+        self.rank = rank
+        self.victim: Victim = (rank[0], rank[1], work_s, self.request_id)
 
     def refresh(self) -> None:
         """Recompute what the node knows of its subtree from its children."""
@@ -117,15 +123,24 @@ class Backlog:
             due_at: When it must be done.
             rank: (importance, priority): the largest is set aside first.
         """
-        item = Item(request_id, key, work_s, due_at, rank)
-        old = self._items.get(request_id)
-        self._items[request_id] = item
-        if old is None:
+        item = self._items.get(request_id)
+        if item is None:
+            item = self._items[request_id] = Item(request_id, key, work_s, due_at, rank)
             self._root = _insert(self._root, item)
-        elif old.key == item.key:
-            self._root = _exchange(self._root, old, item)
+        elif item.key[0] != key or item.work_s != work_s or item.due_at != due_at or item.rank != rank:
+            self._change(item, key, work_s, due_at, rank)
+
+    def _change(self, item: Item, key: Key, work_s: float, due_at: float, rank: tuple[int, int]) -> None:
+        """Give an item new values; mostly it keeps its place, and only sums above it change."""
+        path, _ = _path_to(self._root, item)
+        if item.key[0] == key or _has_place(path, item, (key, item.request_id)):
+            item.assign(key, work_s, due_at, rank)
+            item.refresh()
+            self._root = _attach(path, item.key, item)
         else:
-            self._root = _insert(_remove(self._root, old), item)
+            self._root = _attach(path, item.key, _merge(item.left, item.right))
+            item.assign(key, work_s, due_at, rank)
+            self._root = _insert(self._root, item)
 
     def discard(self, request_id: str) -> None:
         """Remove a request; unknown ids pass."""
@@ -185,7 +200,7 @@ class Backlog:
             if node.left is not None:
                 worst = max(worst, node.left.worst)
             node = node.right
-        return self._items[worst[3]]
+        return self._items[str(worst[3])]
 
     def fits(self, request_id: str, key: Key, work_s: float, due_at: float, now_s: float) -> bool:
         """Whether a newcomer, and everybody behind it, would be in time with it inserted."""
@@ -235,12 +250,17 @@ def _insert(root: Item | None, item: Item) -> Item | None:
     return _attach(path, item.key, item)
 
 
-def _exchange(root: Item | None, old: Item, new: Item) -> Item | None:
-    """Put `new` in the place of `old`, which has the same key."""
-    path, _ = _path_to(root, old)
-    new.left, new.right = old.left, old.right
-    new.refresh()
-    return _attach(path, new.key, new)
+def _has_place(path: list[Item], item: Item, key: FullKey) -> bool:
+    """Whether `key` lies between the neighbours of an item, which is below `path`."""
+    for node in path:
+        if (item.key < node.key) != (key < node.key):
+            return False
+    before, behind = item.left, item.right
+    while before is not None and before.right is not None:
+        before = before.right
+    while behind is not None and behind.left is not None:
+        behind = behind.left
+    return (before is None or before.key < key) and (behind is None or key < behind.key)
 
 
 def _remove(root: Item | None, item: Item) -> Item | None:

@@ -6,8 +6,9 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from niyama.compiled import mypyc_attr
 from niyama.latency.lengths import OutputLengthEstimator
 from niyama.scheduling.chunking import Filled
 from niyama.scheduling.deadlines import (
@@ -21,13 +22,13 @@ from niyama.scheduling.ledger import Job, Ledger, Phase
 from niyama.scheduling.pacing import MIN_HEAP, STALE_SHARE, Pacer
 from niyama.scheduling.policy import BatchShape, LatencyModel, Launch, Limits, Plan, Request, StepOutcome
 
-PERIOD_WEIGHT = 0.02
+PERIOD_WEIGHT: Final = 0.02
 """Weight of a new step in the average step time."""
 
-PROBE_TOKENS = 512
+PROBE_TOKENS: Final = 512
 """Chunk by whose predicted time the service time of a token is first guessed."""
 
-TOKEN_TIME_MEMORY_S = 10.0
+TOKEN_TIME_MEMORY_S: Final = 10.0
 """Engine time over which the service time of a prefill token is averaged. Time, not tokens: steps
 whose decodes leave no room for prefill count, and must be forgotten when they are over."""
 
@@ -42,6 +43,7 @@ class InFlight(NamedTuple):
     stalled: Sequence[str]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class BasePolicy:
     """Keeps the books; a subclass orders the prefills and decides the step in `plan`.
 
@@ -159,17 +161,21 @@ class BasePolicy:
 
     def _planned(self, filled: Filled, slack_s: float, relegated: list[str], restored: list[str]) -> Plan:
         """Return the plan that runs what is filled in and holds every other started prefill."""
-        predicted_s = self.model.predict_s(filled.shape)
-        running = {chunk.request_id for chunk in filled.chunks}
+        shape = filled.shape
+        predicted_s = self.model.predict_s(shape)
+        held: list[str] = []
+        if self.ledger.started:
+            running = [chunk.request_id for chunk in filled.chunks]
+            held = [i for i in self.ledger.started if i not in running]
         return Plan(
-            budget=filled.shape.num_prefill_tokens + filled.shape.num_decode_tokens,
-            chunks=filled.chunks,
+            shape.num_prefill_tokens + shape.num_decode_tokens,
+            filled.chunks,
+            shape,
+            predicted_s,
             spares=filled.spares,
-            held=[i for i in self.ledger.started if i not in running],
+            held=held,
             relegated=relegated,
             restored=restored,
-            shape=filled.shape,
-            predicted_s=predicted_s,
             slack_s=slack_s,
             is_late=predicted_s > slack_s,
         )
@@ -220,8 +226,11 @@ class BasePolicy:
         A token that is missing, from this launch or one in flight, makes the next one due earlier,
         but not the ones before it.
         """
-        missing = [*outcome.launch.stalled, *(i for step in self._in_flight for i in step.stalled)]
-        missing += [i for i, num_tokens in outcome.extra_tokens.items() for _ in range(-num_tokens)]
+        missing = list(outcome.launch.stalled)
+        for step in self._in_flight:
+            missing += step.stalled
+        for request_id, num_tokens in outcome.extra_tokens.items():
+            missing += [request_id] * -num_tokens
         for request_id in missing:
             self.pacer.shift(request_id, 1)
         late = [request_id for request_id, _, _ in self.pacer.take_late(launch, outcome.ended_at)]
@@ -232,7 +241,7 @@ class BasePolicy:
     def _set_pace(self, job: Job, now_s: float, launch: int) -> None:
         """Pace a decoding job whose token of `launch` came out now; a late one starts over."""
         request = job.request
-        num_stalled = sum(job.request_id in step.stalled for step in self._in_flight)
+        num_stalled = sum([job.request_id in step.stalled for step in self._in_flight])
         num_in_flight = self.ledger.num_launches - 1 - launch - num_stalled
         num_emitted = self.ledger.num_output_tokens(job) - num_in_flight
         expected = self.lengths.expect(

@@ -8,8 +8,8 @@ changes the size of a step. A policy whose order can change holds started prefil
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
+from niyama.compiled import mypyc_attr
 from niyama.scheduling.backlog import Backlog, Key
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.chunking import fill
@@ -21,6 +21,7 @@ DEFAULT_CHUNK = 256
 """Tokens of one step, decodes included: Sarathi's on a replica that serves interactive requests."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class FixedChunkPolicy(BasePolicy):
     """A strict order and a fixed chunk; a subclass says the order by `key`."""
 
@@ -39,13 +40,15 @@ class FixedChunkPolicy(BasePolicy):
     def plan(self, now_s: float, limits: Limits) -> Plan:
         """See `Policy.plan`. O(log n) in waiting requests."""
         decodes = self.ledger.decode_shape(limits.tokens_per_decode)
-        capped = replace(limits, token_budget=min(self.chunk, limits.token_budget))
+        capped = limits.capped(self.chunk)
         filled = fill(self.in_order(), self._started_in_order, decodes, now_s, None, capped, self.model)
         return self._planned(filled, self.slack_s(now_s), [], [])
 
     def in_order(self) -> Iterator[Job]:
         """Yield prefills, most urgent first."""
-        return (self.ledger.jobs[i] for i in self._order)
+        jobs = self.ledger.jobs
+        for request_id in self._order:
+            yield jobs[request_id]
 
     def _started_in_order(self) -> list[Job]:
         return sorted(self.ledger.started.values(), key=lambda job: self._order.item(job.request_id).key)

@@ -9,23 +9,30 @@ make that late either.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import islice
+from typing import Final
 
 from niyama.scheduling.ledger import Job, Phase
 from niyama.scheduling.policy import BatchShape, Chunk, LatencyModel, Limits
 
-NUM_SPARES = 8
+NUM_SPARES: Final = 8
 """How many more requests may be offered tokens that the chunks leave over."""
 
 
-@dataclass(slots=True)
 class Filled:
-    """A step's prefill side: chunks in order, who is next in line, and the whole step's shape."""
+    """A step's prefill side.
 
-    shape: BatchShape
-    chunks: list[Chunk] = field(default_factory=list[Chunk])
-    spares: list[str] = field(default_factory=list[str])
+    Attributes:
+        shape: The whole step, decodes included.
+        chunks: Who runs, most urgent first.
+        spares: Who is next in line, each once; found as it is read.
+    """
+
+    __slots__ = ("chunks", "shape", "spares")
+
+    def __init__(self, shape: BatchShape) -> None:
+        self.shape = shape
+        self.chunks: list[Chunk] = []
+        self.spares: Iterable[str] = ()
 
 
 class _Places:
@@ -76,13 +83,13 @@ def fill(
     tokens = limits.token_budget - shape.num_decode_tokens
     places = _Places(limits)
     order = iter(jobs)
+    passed_over: list[str] = []
     for job in _candidates(order, started, filled, places):
         num_tokens = min(job.remaining, tokens)
         if limit_s is not None:
             num_tokens = model.largest_chunk(filled.shape, job.computed, limit_s, num_tokens)
         if num_tokens <= 0:
-            if filled.chunks:
-                filled.spares.append(job.request_id)
+            passed_over.append(job.request_id)
             break
         filled.chunks.append(Chunk(job.request_id, num_tokens))
         filled.shape = filled.shape.with_chunk(num_tokens, job.computed)
@@ -93,10 +100,22 @@ def fill(
         if limit_s is not None and job.due_at > now_s:
             limit_s = min(limit_s, job.due_at - now_s)
     if filled.chunks:
-        known = {*filled.spares, *(chunk.request_id for chunk in filled.chunks)}
-        next_ids = (job.request_id for job in order if job.request_id not in known)
-        filled.spares += islice(next_ids, NUM_SPARES - len(filled.spares))
+        filled.spares = _next_in_line(passed_over, order, filled.chunks)
     return filled
+
+
+def _next_in_line(passed_over: list[str], order: Iterator[Job], chunks: list[Chunk]) -> Iterator[str]:
+    """Yield who was passed over and who comes behind, but for those that run."""
+    yield from passed_over
+    known = {*passed_over, *[chunk.request_id for chunk in chunks]}
+    left = NUM_SPARES - len(passed_over)
+    while left > 0:
+        job = next(order, None)
+        if job is None:
+            return
+        if job.request_id not in known:
+            left -= 1
+            yield job.request_id
 
 
 def _candidates(

@@ -158,4 +158,4 @@ def _check_orders(policy: NiyamaPolicy) -> None:
             _require("L1", item.due_at == job.due_at, f"{i}: due {job.due_at}, in order {item.due_at}")
             _require("L1", item.work_s > 0, f"{i}: work {item.work_s}")
             rank = (job.request.importance, job.request.priority)
-            _require("L1", item.victim[:2] == rank, f"{i}: rank {rank}, in order {item.victim[:2]}")
+            _require("L1", item.rank == rank, f"{i}: rank {rank}, in order {item.rank}")

@@ -31,6 +31,7 @@ class Job:
             the step that computes it is launched.
         first_token_at: Instant of the first token, None before it came out.
         relegated: Whether it is set aside.
+        promoted: Whether it is served by its deadline alone, whatever its work.
         due_at: Instant by which its prefill must be done (see `deadlines.prefill_due_at`).
         expected_output: Output tokens expected in all, when it arrived.
     """
@@ -43,13 +44,16 @@ class Job:
         "first_token_at",
         "num_emitted",
         "phase",
+        "promoted",
         "relegated",
         "remaining",
         "request",
+        "request_id",
     )
 
     def __init__(self, request: Request, expected_output: int) -> None:
         self.request = request
+        self.request_id = request.request_id
         self.phase = Phase.WAITING
         self.computed = min(request.num_cached_tokens, request.num_prompt_tokens - 1)
         self.remaining = request.num_prompt_tokens - self.computed
@@ -57,13 +61,9 @@ class Job:
         self.decode_offset = 0
         self.first_token_at: float | None = None
         self.relegated = False
+        self.promoted = False
         self.due_at = 0.0
         self.expected_output = expected_output
-
-    @property
-    def request_id(self) -> str:
-        """The request's id."""
-        return self.request.request_id
 
 
 class Ledger:
@@ -168,7 +168,7 @@ class Ledger:
         """Assert L1 and that every running sum equals what it sums. O(requests); for tests."""
         decoding = [j for j in self.jobs.values() if j.phase is Phase.DECODING]
         assert len(decoding) == self.num_decoding, (len(decoding), self.num_decoding)
-        context = sum(j.request.num_prompt_tokens + self.num_output_tokens(j) - 1 for j in decoding)
+        context = sum([j.request.num_prompt_tokens + self.num_output_tokens(j) - 1 for j in decoding])
         assert context == self._decode_context, (context, self._decode_context)
         prefilling = {i for i, j in self.jobs.items() if j.phase is Phase.PREFILLING}
         assert prefilling == set(self.started), (prefilling, set(self.started))

@@ -11,15 +11,17 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator
+from typing import Final
 
-GRID_PER_OCTAVE = 4
+GRID_PER_OCTAVE: Final = 4
 """Individual paces are rounded down to this grid, so that there are few heaps."""
 
-PACE_CAP_S = 1.0
+PACE_CAP_S: Final = 1.0
 """A slower pace never binds: no step is that long, so slack only grows."""
 
 
-STALE_SHARE, MIN_HEAP = 2, 64
+STALE_SHARE: Final = 2
+MIN_HEAP: Final = 64
 """A heap is cleared of entries that no longer hold when it has grown this far beyond its members."""
 
 
@@ -30,11 +32,21 @@ def on_grid(pace_s: float) -> float:
     return float(2.0 ** (math.floor(math.log2(pace_s) * GRID_PER_OCTAVE) / GRID_PER_OCTAVE))
 
 
+class _Member:
+    """A decoding request: its token of launch l is due at ``base + l * pace_s``."""
+
+    __slots__ = ("base", "pace_s")
+
+    def __init__(self, pace_s: float, base: float) -> None:
+        self.pace_s = pace_s
+        self.base = base
+
+
 class Pacer:
     """Due times of the next token of every member."""
 
     def __init__(self) -> None:
-        self._members: dict[str, tuple[float, float]] = {}  # id -> (pace, base)
+        self._members: dict[str, _Member] = {}
         self._heaps: dict[float, list[tuple[float, str]]] = {}
 
     def __contains__(self, request_id: str) -> bool:
@@ -55,21 +67,20 @@ class Pacer:
         """Count tokens beyond (or, negative, short of) one per launch for a member."""
         member = self._members.get(request_id)
         if member is not None:
-            pace_s, base = member
-            self._put(request_id, pace_s, base + num_tokens * pace_s)
+            self._put(request_id, member.pace_s, member.base + num_tokens * member.pace_s)
 
     def due_at(self, request_id: str, launch: int) -> float:
         """Return when the member's token of `launch` is due. Raises KeyError for a stranger."""
-        pace_s, base = self._members[request_id]
-        return base + launch * pace_s
+        member = self._members[request_id]
+        return member.base + launch * member.pace_s
 
     def tightest(self, launch: int) -> float:
         """Return the earliest due time over all tokens of `launch`; infinite if there are none."""
         earliest = math.inf
-        for pace_s in list(self._heaps):
-            heap = self._clean(pace_s)
-            if heap and heap[0][0] + launch * pace_s < earliest:
-                earliest = heap[0][0] + launch * pace_s
+        for pace_s, heap in self._heaps.items():
+            base = self._first_base(pace_s, heap)
+            if base + launch * pace_s < earliest:
+                earliest = base + launch * pace_s
         return earliest
 
     def take_late(self, launch: int, ended_at: float) -> list[tuple[str, float, float]]:
@@ -79,34 +90,43 @@ class Pacer:
             (id, pace, due time) of each, the latest first within a pace. Costs O(log n) each.
         """
         late: list[tuple[str, float, float]] = []
-        for pace_s in list(self._heaps):
-            heap = self._clean(pace_s)
-            while heap and heap[0][0] + launch * pace_s < ended_at:
-                base, request_id = heapq.heappop(heap)
+        idle: list[float] = []
+        for pace_s, heap in self._heaps.items():
+            base = self._first_base(pace_s, heap)
+            while base + launch * pace_s < ended_at:
+                _, request_id = heapq.heappop(heap)
                 del self._members[request_id]
                 late.append((request_id, pace_s, base + launch * pace_s))
-                heap = self._clean(pace_s)
+                base = self._first_base(pace_s, heap)
+            if not heap:
+                idle.append(pace_s)
+        for pace_s in idle:
+            del self._heaps[pace_s]
         return late
 
     def all_due(self, launch: int) -> Iterator[tuple[str, float]]:
         """Yield every member and when its token of `launch` is due. O(members); for reports."""
-        for request_id, (pace_s, base) in self._members.items():
-            yield request_id, base + launch * pace_s
+        for request_id, member in self._members.items():
+            yield request_id, member.base + launch * member.pace_s
 
     def _put(self, request_id: str, pace_s: float, base: float) -> None:
-        self._members[request_id] = (pace_s, base)
+        self._members[request_id] = _Member(pace_s, base)
         heap = self._heaps.setdefault(pace_s, [])
         heapq.heappush(heap, (base, request_id))
         if len(heap) > STALE_SHARE * len(self._members) + MIN_HEAP:
-            heap[:] = {entry for entry in heap if self._members.get(entry[1]) == (pace_s, entry[0])}
+            heap[:] = {entry for entry in heap if self._holds(pace_s, entry[0], entry[1])}
             heapq.heapify(heap)
 
-    def _clean(self, pace_s: float) -> list[tuple[float, str]]:
-        """Drop entries of members that left or moved from the top of a heap."""
-        heap = self._heaps[pace_s]
-        while heap and self._members.get(heap[0][1]) != (pace_s, heap[0][0]):
+    def _first_base(self, pace_s: float, heap: list[tuple[float, str]]) -> float:
+        """Return the earliest base of a pace, infinite if there is none; drop who left or moved."""
+        while heap:
+            base, request_id = heap[0]
+            if self._holds(pace_s, base, request_id):
+                return base
             heapq.heappop(heap)
-        if not heap:
-            del self._heaps[pace_s]
-            return []
-        return heap
+        return math.inf
+
+    def _holds(self, pace_s: float, base: float, request_id: str) -> bool:
+        """Whether this is where a member stands."""
+        member = self._members.get(request_id)
+        return member is not None and member.base == base and member.pace_s == pace_s

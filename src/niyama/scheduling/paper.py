@@ -14,8 +14,9 @@ Importance, cached work, measured lengths and a restoration have no part in it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from typing import Final
 
+from niyama.compiled import mypyc_attr
 from niyama.scheduling.backlog import Backlog
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.chunking import fill
@@ -27,32 +28,33 @@ STEP_SIZES = (128, *range(256, 2049, 256), 2552)
 """Total tokens of a step to choose from."""
 
 STEP_SIZES_LOW_MEMORY = (128, 256, 384, 512)
-LOW_MEMORY_SHARE = 32
-LOW_MEMORY_TOKENS = 1000
+LOW_MEMORY_SHARE: Final = 32
+LOW_MEMORY_TOKENS: Final = 1000
 """Memory is low when one in LOW_MEMORY_SHARE of the free KV tokens is fewer than this."""
 
-TIME_FACTOR = 1.2
+TIME_FACTOR: Final = 1.2
 """Predicted times are multiplied by this before they are compared with the slack."""
 
-PREFILL_RATE = 8500.0
-PREFILL_RATE_DECAY = 0.995
+PREFILL_RATE: Final = 8500.0
+PREFILL_RATE_DECAY: Final = 0.995
 """Start, tokens/s, and weight of the old value of the moving average of the prefill rate."""
 
-OUTPUT_TOKENS = 15
-OUTPUT_TOKEN_S = 0.4
+OUTPUT_TOKENS: Final = 15
+OUTPUT_TOKEN_S: Final = 0.4
 """Assumed length of an answer with a TTLT promise, and time per token of it."""
 
-INTERACTIVE_TBT_S = 0.05
+INTERACTIVE_TBT_S: Final = 0.05
 """Pace of an interactive request that names none; any other's is OUTPUT_TOKEN_S."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class PaperPolicy(BasePolicy):
     """The artifact's `deadline` scheduler behind our seam.
 
     Args:
         model: The step-time model; its own margin is not used, the artifact's factor is.
-        anchor: Accepted like any policy's; the artifact always counts tokens from the later of
-            the first token and its deadline, so it changes nothing here.
+        anchor: The artifact's, `paper`, counts tokens from the later of the first token and its
+            deadline; `strict` counts those with a TBT promise from the first token as it came out.
         alpha_s_per_token: Weight of remaining prefill, seconds per token; 0.016 in Figure 8.
         output_tokens: Assumed length of an answer with a TTLT promise.
     """
@@ -78,7 +80,7 @@ class PaperPolicy(BasePolicy):
         slack_s = self.slack_s(now_s)
         size = self._step_size(decodes, slack_s, limits)
         relegated = self._relegate(now_s, size - decodes.num_decode_tokens)
-        capped = replace(limits, token_budget=min(size, limits.token_budget))
+        capped = limits.capped(size)
         filled = fill(self.in_order(), self._started_in_order, decodes, now_s, None, capped, self.model)
         return self._planned(filled, slack_s, relegated, [])
 
@@ -93,7 +95,9 @@ class PaperPolicy(BasePolicy):
 
     def in_order(self) -> Iterator[Job]:
         """Yield prefills, most urgent first, those set aside last."""
-        return (self.ledger.jobs[i] for i in self._order)
+        jobs = self.ledger.jobs
+        for request_id in self._order:
+            yield jobs[request_id]
 
     def _step_size(self, decodes: BatchShape, slack_s: float, limits: Limits) -> int:
         """Return the tokens of the step, decodes included.
@@ -158,7 +162,9 @@ class PaperPolicy(BasePolicy):
             if job.first_token_at is None:
                 job.first_token_at = outcome.ended_at
             # The engine may preempt, the artifact's never does: a resumed answer starts over.
-            anchor_at = max(outcome.ended_at, job.due_at)
+            anchor_at = outcome.ended_at
+            if self.anchor == "paper" or slo.tbt_s is None:
+                anchor_at = max(anchor_at, job.due_at)
             self.pacer.join(request_id, pace_s, anchor_at + pace_s, launch + 1)
 
     def _started_in_order(self) -> list[Job]:

@@ -16,13 +16,17 @@ Plans and launches are sparse: every decoding request gets one token unless it i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+from niyama.compiled import mypyc_attr
 from niyama.qos import Importance, Slo
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class Request:
     """What a policy may know of a request when it arrives; there is no output length here (L8).
@@ -49,7 +53,6 @@ class Request:
     expected_output_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class Limits:
     """What the engine can take in the next step.
 
@@ -60,10 +63,21 @@ class Limits:
         tokens_per_decode: Tokens that one decoding request takes, > 1 with speculation.
     """
 
-    token_budget: int
-    free_seqs: int
-    free_kv_tokens: int
-    tokens_per_decode: int = 1
+    __slots__ = ("free_kv_tokens", "free_seqs", "token_budget", "tokens_per_decode")
+
+    def __init__(
+        self, token_budget: int, free_seqs: int, free_kv_tokens: int, tokens_per_decode: int = 1
+    ) -> None:
+        self.token_budget = token_budget
+        self.free_seqs = free_seqs
+        self.free_kv_tokens = free_kv_tokens
+        self.tokens_per_decode = tokens_per_decode
+
+    def capped(self, num_tokens: int) -> Limits:
+        """Return the limits with a token budget of at most `num_tokens`."""
+        if num_tokens >= self.token_budget:
+            return self
+        return Limits(num_tokens, self.free_seqs, self.free_kv_tokens, self.tokens_per_decode)
 
 
 class BatchShape(NamedTuple):
@@ -85,12 +99,13 @@ class BatchShape(NamedTuple):
 
     def with_chunk(self, num_tokens: int, context: int) -> BatchShape:
         """Return the shape with one more prefill chunk that starts after `context` tokens."""
+        num_prefill_tokens, num_decode_tokens, decode_context, prefill_context, pairs = self
         return BatchShape(
-            self.num_prefill_tokens + num_tokens,
-            self.num_decode_tokens,
-            self.decode_context,
-            self.prefill_context + context,
-            self.attention_pairs + num_tokens * (context + num_tokens / 2),
+            num_prefill_tokens + num_tokens,
+            num_decode_tokens,
+            decode_context,
+            prefill_context + context,
+            pairs + num_tokens * (context + num_tokens / 2),
         )
 
 
@@ -110,57 +125,107 @@ class Prefill(NamedTuple):
     remaining: int
 
 
-@dataclass(slots=True)
 class Plan:
     """The next step, decided.
 
     Attributes:
         budget: Most tokens that the step may hold, decodes included.
         chunks: Prefill chunks, most urgent first; the sum with the decodes is within `budget`.
-        spares: Who may use tokens that the chunks leave over (a cache hit, say), in order.
+        shape: What the step looks like if realised in full.
+        predicted_s: Predicted duration of that step.
         held: Started prefills that are passed over; their KV stays.
         stalled: Decoding requests that sit this step out.
         relegated: Requests set aside by this decision.
         restored: Requests taken back by this decision.
-        shape: What the step looks like if realised in full.
-        predicted_s: Predicted duration of that step.
         slack_s: Time that the tightest decode leaves to this step; infinite when none binds.
         is_late: The tightest decode is late whatever runs.
     """
 
-    budget: int
-    chunks: list[Chunk]
-    shape: BatchShape
-    predicted_s: float
-    spares: list[str] = field(default_factory=list)
-    held: list[str] = field(default_factory=list)
-    stalled: list[str] = field(default_factory=list)
-    relegated: list[str] = field(default_factory=list)
-    restored: list[str] = field(default_factory=list)
-    slack_s: float = float("inf")
-    is_late: bool = False
+    __slots__ = (
+        "_spares",
+        "budget",
+        "chunks",
+        "held",
+        "is_late",
+        "predicted_s",
+        "relegated",
+        "restored",
+        "shape",
+        "slack_s",
+        "stalled",
+    )
+
+    def __init__(
+        self,
+        budget: int,
+        chunks: list[Chunk],
+        shape: BatchShape,
+        predicted_s: float,
+        *,
+        spares: Iterable[str] = (),
+        held: Sequence[str] = (),
+        stalled: Sequence[str] = (),
+        relegated: Sequence[str] = (),
+        restored: Sequence[str] = (),
+        slack_s: float = math.inf,
+        is_late: bool = False,
+    ) -> None:
+        """`spares` is run through when somebody asks for them."""
+        self.budget = budget
+        self.chunks = chunks
+        self.shape = shape
+        self.predicted_s = predicted_s
+        self.held = held
+        self.stalled = stalled
+        self.relegated = relegated
+        self.restored = restored
+        self.slack_s = slack_s
+        self.is_late = is_late
+        self._spares = spares
+
+    @property
+    def spares(self) -> list[str]:
+        """Who may use tokens that the chunks leave over (a cache hit, say), in order.
+
+        Few hosts ask, so they are looked up only then, which must be before the step is begun.
+        """
+        spares = list(self._spares)
+        self._spares = spares
+        return spares
 
 
-@dataclass(slots=True)
 class Launch:
     """What the host realised of a plan; from here on those tokens count as computed.
 
     Attributes:
         at: Instant at which the step was handed to the engine.
         prefills: The prefill chunks that really run, and how far each request has come by them.
+        shape: What really runs.
         stalled: Decoding requests that get no token in this step.
         preempted: Requests whose KV the engine took; they are to be computed anew.
-        shape: What really runs.
     """
 
-    at: float
-    prefills: Sequence[Prefill]
-    shape: BatchShape
-    stalled: Sequence[str] = ()
-    preempted: Sequence[str] = ()
+    __slots__ = ("at", "preempted", "prefills", "shape", "stalled")
+
+    def __init__(
+        self,
+        at: float,
+        prefills: Sequence[Prefill],
+        shape: BatchShape,
+        stalled: Sequence[str] = (),
+        preempted: Sequence[str] = (),
+    ) -> None:
+        self.at = at
+        self.prefills = prefills
+        self.shape = shape
+        self.stalled = stalled
+        self.preempted = preempted
 
 
-@dataclass(slots=True)
+NO_EXTRA: Mapping[str, int] = MappingProxyType({})
+"""Every decoding request emitted one token."""
+
+
 class StepOutcome:
     """How a launched step ended.
 
@@ -174,12 +239,23 @@ class StepOutcome:
         is_clean: Whether the duration tells the step's cost (no compilation, no idle gap).
     """
 
-    launch: Launch
-    started_at: float
-    ended_at: float
-    completed: Sequence[str] = ()
-    extra_tokens: Mapping[str, int] = field(default_factory=dict[str, int])
-    is_clean: bool = True
+    __slots__ = ("completed", "ended_at", "extra_tokens", "is_clean", "launch", "started_at")
+
+    def __init__(
+        self,
+        launch: Launch,
+        started_at: float,
+        ended_at: float,
+        completed: Sequence[str] = (),
+        extra_tokens: Mapping[str, int] = NO_EXTRA,
+        is_clean: bool = True,
+    ) -> None:
+        self.launch = launch
+        self.started_at = started_at
+        self.ended_at = ended_at
+        self.completed = completed
+        self.extra_tokens = extra_tokens
+        self.is_clean = is_clean
 
 
 class LatencyModel(Protocol):

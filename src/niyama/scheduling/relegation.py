@@ -11,21 +11,19 @@ as everybody would still be in time with it.
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from niyama.scheduling.backlog import Backlog, Item
 
-RESTORE_HEADROOM = 1.1
+RESTORE_HEADROOM: Final = 1.1
 """A request is taken back only if this much of its work fits, or it would go to and fro."""
 
-RESTORE_TRIES = 4
+RESTORE_TRIES: Final = 4
 """Requests examined per step; the others have their turn in the steps after."""
 
 
-def find_victim(backlog: Backlog, now_s: float) -> Item | None:
-    """Return who is to be set aside next, None if everybody is in time. O(log n)."""
-    late = backlog.first_late(now_s)
-    if late is None:
-        return None
+def find_victim(backlog: Backlog, late: Item, now_s: float) -> Item:
+    """Return who is to be set aside, where `late` is the first who would be late. O(log n)."""
     if late.due_at - late.work_s < now_s:
         return late
     return backlog.victim_until(late)
@@ -53,7 +51,7 @@ class Relegated:
     def add(self, item: Item) -> None:
         """Remember a request that was set aside."""
         candidate = self._candidates[item.request_id] = _Candidate(item)
-        self._queues.setdefault(item.victim[0], deque()).append(candidate)
+        self._queues.setdefault(item.rank[0], deque()).append(candidate)
 
     def update(self, item: Item) -> None:
         """Take note of the work and the order of a request now; unknown ones pass. O(1)."""
@@ -71,6 +69,8 @@ class Relegated:
         The caller puts each into the backlog; so at most one is returned per call that fits
         into the backlog as it is. Requests that cannot be in time any more are forgotten.
         """
+        if not self._candidates:
+            return []
         tries = RESTORE_TRIES
         for importance in sorted(self._queues):
             queue = self._queues[importance]

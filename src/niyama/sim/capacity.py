@@ -7,6 +7,7 @@ it may have in all, so overload costs little.
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from niyama.sim.run import Setup, simulate
-from niyama.sim.verdicts import Served
+from niyama.sim.verdicts import TOLERANCE_S, Served
 from niyama.workload.generate import Arrival, Workload
 
 DEFAULT_RESOLUTION = 100
@@ -106,20 +107,66 @@ class Attempt(NamedTuple):
 
 def attempt(setup: Setup, arrivals: Sequence[Arrival], max_late: float) -> Attempt:
     """Serve arrivals; stop once a class has more late requests than it may have in all."""
-    totals = Counter(arrival.request.qos_class for arrival in arrivals)
-    late: Counter[str] = Counter()
-
-    def is_lost(done: Served) -> bool:
-        if not done.is_late(setup.criterion):
-            return False
-        name = done.request.qos_class
-        late[name] += 1
-        return late[name] > max_late * totals[name]
-
-    run = simulate(setup, arrivals, give_up=is_lost)
-    shares = {name: late[name] / totals[name] for name in sorted(totals)}
+    tally = _Tally(setup, arrivals, max_late)
+    run = simulate(setup, tally.watched(), give_up=tally.is_lost)
+    shares = {name: tally.late[name] / total for name, total in sorted(tally.totals.items())}
     is_met = run.is_complete and all(share <= max_late for share in shares.values())
     return Attempt(is_met, shares, run.is_complete)
+
+
+class _Tally:
+    """Late requests by class, each counted as soon as it is certain.
+
+    A request that is still in when its last token is due is late, however long it then waits: one that was
+    set aside may wait until the end of the run.
+    """
+
+    def __init__(self, setup: Setup, arrivals: Sequence[Arrival], max_late: float) -> None:
+        self.late: Counter[str] = Counter()
+        self.totals = Counter(arrival.request.qos_class for arrival in arrivals)
+        self._setup = setup
+        self._arrivals = arrivals
+        self._max_late = max_late
+        self._open: dict[str, str] = {}  # who is in and not counted yet, and its class
+        self._due: list[tuple[float, str]] = []
+        self._is_over = False
+
+    def watched(self) -> Iterator[Arrival]:
+        """Yield the arrivals, as long as it is open whether the load is in time."""
+        # Every replica has been stepped to the arrival that came so many before, if not further.
+        lag = self._setup.num_replicas
+        for number, arrival in enumerate(self._arrivals):
+            if number >= lag:
+                self._count_overdue(self._arrivals[number - lag].request.arrived_at)
+            if self._is_over:
+                return
+            request = arrival.request
+            if request.slo.ttlt_s is not None:
+                self._open[request.request_id] = request.qos_class
+                due_at = request.arrived_at + request.slo.ttlt_s + TOLERANCE_S
+                heapq.heappush(self._due, (due_at, request.request_id))
+            yield arrival
+
+    def is_lost(self, done: Served) -> bool:
+        """Hear of a finished request; return whether some class has too many late ones."""
+        has_ttlt = done.request.slo.ttlt_s is not None
+        is_counted = has_ttlt and self._open.pop(done.request.request_id, None) is None
+        if not is_counted and done.is_late(self._setup.criterion):
+            self._add(done.request.qos_class)
+        return self._is_over
+
+    def _count_overdue(self, now_s: float) -> None:
+        """Count who is still in though the last token was due before `now_s`. O(log n) each."""
+        while self._due and self._due[0][0] < now_s:
+            _, request_id = heapq.heappop(self._due)
+            qos_class = self._open.pop(request_id, None)
+            if qos_class is not None:
+                self._add(qos_class)
+
+    def _add(self, qos_class: str) -> None:
+        self.late[qos_class] += 1
+        if self.late[qos_class] > self._max_late * self.totals[qos_class]:
+            self._is_over = True
 
 
 def capacities(

@@ -6,11 +6,13 @@ from array import array
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from niyama.compiled import mypyc_attr
 from niyama.scheduling.policy import Request
 
 Role = Literal["both", "prefill", "decode"]
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaLimits:
     """What an engine can hold.
@@ -64,11 +66,13 @@ class Live:
         "num_output",
         "num_preempted",
         "request",
+        "request_id",
         "worst_s",
     )
 
     def __init__(self, request: Request, num_output: int) -> None:
         self.request = request
+        self.request_id = request.request_id
         self.num_output = num_output
         self.computed = 0
         self.num_blocks = 0
@@ -80,11 +84,6 @@ class Live:
         self.worst_s = 0.0
         self.is_relegated = False
         self.num_preempted = 0
-
-    @property
-    def request_id(self) -> str:
-        """The request's id."""
-        return self.request.request_id
 
     @property
     def num_to_compute(self) -> int:

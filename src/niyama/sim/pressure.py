@@ -67,7 +67,7 @@ class Squeeze:
         replica, plan = self._replica, self._plan
         decoding = sorted([*replica.decoding(), *replica.stalled.values()], key=_expendable)
         prefills = [replica.live[i] for i in (*self._chunks, *plan.held)]
-        return [*decoding, *(live for live in prefills if live.is_running)]
+        return [*decoding, *[live for live in prefills if live.is_running]]
 
     def _num_blocks_needed(self, live: Live) -> int:
         if live.first_step >= 0:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
+from niyama.compiled import mypyc_attr
 from niyama.scheduling.policy import LatencyModel, Launch, Limits, Plan, Policy, Prefill, StepOutcome
 from niyama.sim.kv import BLOCK_TOKENS, KvPool, num_blocks_for
 from niyama.sim.live import Gaps, Live, ReplicaLimits
@@ -21,6 +22,7 @@ from niyama.sim.verdicts import Served, worst_lag_s
 from niyama.workload.generate import Arrival
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Replica:
     """A policy and the engine that it schedules.
 
@@ -115,9 +117,9 @@ class Replica:
 
     # For `pressure`, and tests -------------------------------------------------------------------
 
-    def decoding(self) -> Iterator[Live]:
-        """Yield who decodes; O(requests)."""
-        return (live for live in self.live.values() if live.first_step >= 0)
+    def decoding(self) -> list[Live]:
+        """Return who decodes; O(requests)."""
+        return [live for live in self.live.values() if live.first_step >= 0]
 
     def compute(self, live: Live, num_tokens: int) -> Prefill:
         """Run a chunk of a prefill; its blocks are free."""

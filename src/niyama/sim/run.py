@@ -9,7 +9,7 @@ from niyama.latency import get_profile
 from niyama.scheduling.baselines import FixedChunkPolicy
 from niyama.scheduling.deadlines import Anchor
 from niyama.scheduling.policy import LatencyModel
-from niyama.scheduling.registry import POLICIES, make_policy
+from niyama.scheduling.registry import POLICIES, PolicyFactory, make_policy
 from niyama.sim.checked import CheckedPolicy, CheckedReplica
 from niyama.sim.fleet import ROUND_ROBIN, Fleet, Router
 from niyama.sim.live import ReplicaLimits
@@ -33,6 +33,7 @@ class Setup:
         profile: Name of the step-time profile; the policy plans with it and the clock runs by it.
         margin: Share of the predicted time that the policy adds for safety.
         chunk: Tokens per step of policies with a fixed chunk; None for their default.
+        factory: Makes the policy in place of the registry, which `policy` then only names.
         criterion: What the policy is to aim for: the anchor of its token deadlines follows.
         limits: What each replica can hold.
         num_replicas: How many.
@@ -44,6 +45,7 @@ class Setup:
     profile: str = "a100-80gb/llama-3-8b/tp1"
     margin: float = 0.2
     chunk: int | None = None
+    factory: PolicyFactory | None = None
     criterion: Criterion = "strict"
     limits: ReplicaLimits = field(default_factory=ReplicaLimits)
     num_replicas: int = 1
@@ -54,7 +56,10 @@ class Setup:
         """Return a fresh replica. Raises ValueError for an unknown policy or profile."""
         model: LatencyModel = get_profile(self.profile, margin=self.margin)
         anchor: Anchor = "strict" if self.criterion == "strict" else "paper"
-        policy = make_policy(self.policy, model, anchor, self.chunk)
+        if self.factory is None:
+            policy = make_policy(self.policy, model, anchor, self.chunk)
+        else:
+            policy = self.factory(model, anchor, self.chunk)
         if self.is_checked:
             return CheckedReplica(CheckedPolicy(policy), model, self.limits, on_served)
         return Replica(policy, model, self.limits, on_served)

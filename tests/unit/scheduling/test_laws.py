@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.property.hosts import Host, linear_model
@@ -16,6 +16,19 @@ from niyama.scheduling.ledger import Phase
 from niyama.scheduling.niyama import NiyamaPolicy
 from niyama.scheduling.policy import BatchShape, Chunk, Limits, Plan, Request
 
+FIELDS = [
+    "budget",
+    "chunks",
+    "shape",
+    "predicted_s",
+    "spares",
+    "held",
+    "stalled",
+    "relegated",
+    "restored",
+    "slack_s",
+    "is_late",
+]
 LIMITS = Limits(token_budget=512, free_seqs=8, free_kv_tokens=10_000)
 
 
@@ -31,27 +44,32 @@ def busy() -> tuple[Host, NiyamaPolicy]:
     return host, policy
 
 
+def changed(plan: Plan, **fields: Any) -> Plan:
+    """Return the plan with other values in some fields."""
+    return Plan(**{name: getattr(plan, name) for name in FIELDS} | fields)
+
+
 def empty(plan: Plan) -> Plan:
-    return replace(plan, chunks=[], spares=[], held=["held"], shape=BatchShape(0, 1, 10))
+    return changed(plan, chunks=[], spares=[], held=["held"], shape=BatchShape(0, 1, 10))
 
 
 BREACHES: dict[str, tuple[str, Callable[[Plan], Plan]]] = {
-    "unknown": ("L1", lambda p: replace(p, chunks=[Chunk("nobody", 5)])),
-    "decode as prefill": ("L1", lambda p: replace(p, spares=["decode"])),
-    "twice": ("L1", lambda p: replace(p, chunks=[*p.chunks, p.chunks[0]])),
-    "run and held": ("L1", lambda p: replace(p, held=["held", p.chunks[0].request_id])),
-    "run and spare": ("L1", lambda p: replace(p, spares=[p.chunks[0].request_id])),
-    "started forgotten": ("L1", lambda p: replace(p, held=[])),
-    "held before its start": ("L1", lambda p: replace(p, held=["held", "w2"], spares=[])),
-    "stalled prefill": ("L1", lambda p: replace(p, stalled=["w2"])),
-    "relegated in name only": ("L1", lambda p: replace(p, relegated=["w2"])),
-    "over budget": ("L2", lambda p: replace(p, budget=p.budget - 1)),
-    "over the engine": ("L2", lambda p: replace(p, budget=LIMITS.token_budget + 1)),
-    "more than remains": ("L3", lambda p: replace(p, chunks=[Chunk("w1", 1001)])),
-    "nothing": ("L3", lambda p: replace(p, chunks=[Chunk("w1", 0)])),
-    "another shape": ("L3", lambda p: replace(p, shape=p.shape._replace(num_decode_tokens=2))),
-    "late in silence": ("L7", lambda p: replace(p, slack_s=0.0)),
-    "wrong prediction": ("L7", lambda p: replace(p, predicted_s=p.predicted_s / 2)),
+    "unknown": ("L1", lambda p: changed(p, chunks=[Chunk("nobody", 5)])),
+    "decode as prefill": ("L1", lambda p: changed(p, spares=["decode"])),
+    "twice": ("L1", lambda p: changed(p, chunks=[*p.chunks, p.chunks[0]])),
+    "run and held": ("L1", lambda p: changed(p, held=["held", p.chunks[0].request_id])),
+    "run and spare": ("L1", lambda p: changed(p, spares=[p.chunks[0].request_id])),
+    "started forgotten": ("L1", lambda p: changed(p, held=[])),
+    "held before its start": ("L1", lambda p: changed(p, held=["held", "w2"], spares=[])),
+    "stalled prefill": ("L1", lambda p: changed(p, stalled=["w2"])),
+    "relegated in name only": ("L1", lambda p: changed(p, relegated=["w2"])),
+    "over budget": ("L2", lambda p: changed(p, budget=p.budget - 1)),
+    "over the engine": ("L2", lambda p: changed(p, budget=LIMITS.token_budget + 1)),
+    "more than remains": ("L3", lambda p: changed(p, chunks=[Chunk("w1", 1001)])),
+    "nothing": ("L3", lambda p: changed(p, chunks=[Chunk("w1", 0)])),
+    "another shape": ("L3", lambda p: changed(p, shape=p.shape._replace(num_decode_tokens=2))),
+    "late in silence": ("L7", lambda p: changed(p, slack_s=0.0)),
+    "wrong prediction": ("L7", lambda p: changed(p, predicted_s=p.predicted_s / 2)),
 }
 
 
@@ -72,7 +90,7 @@ def test_check_plan_notices_an_empty_step_while_prefills_could_run() -> None:
     idle = Plan(budget=0, chunks=[], shape=shape, predicted_s=policy.model.predict_s(shape))
     with pytest.raises(LawBroken, match=r"^L9: an empty step, 1 wait"):
         check_plan(policy, 0.0, LIMITS, idle)
-    check_plan(policy, 0.0, replace(LIMITS, free_seqs=0), idle)
+    check_plan(policy, 0.0, Limits(512, 0, 10_000), idle)
 
 
 def test_check_plan_notices_an_empty_step_that_holds() -> None:

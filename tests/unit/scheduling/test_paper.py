@@ -130,6 +130,16 @@ def test_decode_schedule_counts_from_the_later_of_first_token_and_deadline() -> 
     assert policy.slack_s(7.0) == pytest.approx(6.10 - 7.0)
 
 
+@pytest.mark.parametrize(("slo", "due_at"), [(Slo(ttft_s=6.0, tbt_s=0.05), 1.05), (Slo(ttlt_s=600.0), 594.4)])
+def test_strict_anchor_counts_a_promised_pace_from_the_first_token(slo: Slo, due_at: float) -> None:
+    policy = PaperPolicy(linear_model(), "strict")
+    ask(policy, "r", slo, 10)
+    launch = Launch(0.0, [Prefill("r", 10, 10, 0)], BatchShape(10, 0))
+    policy.begin(launch)
+    policy.observe(StepOutcome(launch, 0.0, 1.0, ["r"]))
+    assert policy.slack_s(1.0) == pytest.approx(due_at - 1.0)
+
+
 def test_decode_pace_of_a_ttlt_class_is_400_ms() -> None:
     policy = PaperPolicy(linear_model())
     ask(policy, "batch", Slo(ttlt_s=600.0), 10)

@@ -9,6 +9,7 @@ import pytest
 
 from niyama.cli import main
 from niyama.qos import paper_book
+from niyama.scheduling.baselines import EdfPolicy, FcfsPolicy
 from niyama.sim.fleet import ROUTERS
 from niyama.sim.report import gaps, report
 from niyama.sim.run import Setup, simulate
@@ -90,3 +91,11 @@ def test_simulate_command_takes_a_trace_file_with_its_arrivals(tmp_path: Path) -
 def test_simulate_command_refuses_a_rate_that_is_none(qps: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", f"--qps={qps}"]) == 2
     assert "is not a rate; allowed: requests per second > 0" in capsys.readouterr().err
+
+
+def test_factory_makes_the_policy_in_place_of_the_registry() -> None:
+    made = [
+        simulate(Setup(policy=name, factory=factory, chunk=512), WORKLOAD.requests(3.0, 100)).served
+        for name, factory in (("fcfs", None), ("mine", FcfsPolicy), ("mine", EdfPolicy))
+    ]
+    assert made[0] == made[1] != made[2]

@@ -1,0 +1,156 @@
+"""Capacity of every policy on three traces and three models, fixed-chunk ones at their best chunk, too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from niyama.bench.plots import colour
+from niyama.bench.reproduce.cases import MODELS, Model
+from niyama.bench.reproduce.desk import Desk
+from niyama.bench.reproduce.page import Finding, Page, Table, title
+from niyama.bench.reproduce.tasks import BestChunk
+from niyama.scheduling.baselines import DEFAULT_CHUNK
+
+BARS = ("fcfs", "fcfs, best chunk", "srpf", "edf", "edf, best chunk", "paper", "niyama")
+
+
+def _cells(desk: Desk) -> Iterator[tuple[Model, str]]:
+    for model in MODELS:
+        for trace in desk.traces:
+            if not desk.scale.is_thinned or model is MODELS[0] or trace == "azure-code":
+                yield model, trace
+
+
+async def compute(desk: Desk) -> dict[str, Any]:
+    """Return `cells`, each with the capacities of all bars, requests per second."""
+    cells = list(_cells(desk))
+    bars = [(model, trace, bar) for model, trace in cells for bar in BARS]
+    plain = [desk.capacity(desk.case(trace, _policy(bar), model=model)) for model, trace, bar in bars]
+    best = [BestChunk(search) for search, (_, _, bar) in zip(plain, bars, strict=True) if _is_best(bar)]
+    # The plain searches wait in the same queue, so that no process idles between the two rounds.
+    _, chosen = await asyncio.gather(desk.run(plain), desk.run(best))
+    chunks = iter(chosen)
+    searches = [
+        replace(search, case=replace(search.case, chunk=next(chunks))) if _is_best(bar) else search
+        for search, (_, _, bar) in zip(plain, bars, strict=True)
+    ]
+    found = iter(await desk.run(searches))
+    rows = []
+    for model, trace in cells:
+        of_bar = {bar: next(found) for bar in BARS}
+        rows.append(
+            {
+                "model": model.title,
+                "trace": desk.traces[trace].title,
+                "capacity_qps": {bar: result.qps for bar, result in of_bar.items()},
+                "chunk": {bar: of_bar[bar].chunk or DEFAULT_CHUNK for bar in BARS if _is_best(bar)},
+                "bound_qps": of_bar["niyama"].bound_qps,
+            }
+        )
+    return {"cells": rows}
+
+
+def _policy(bar: str) -> str:
+    return bar.partition(",")[0]
+
+
+def _is_best(bar: str) -> bool:
+    return "," in bar
+
+
+def ratios(cells: Sequence[dict[str, Any]], bar: str, base: str) -> list[float]:
+    """Return one policy's capacity over another's, where the other has any."""
+    both = [(cell["capacity_qps"][bar], cell["capacity_qps"][base]) for cell in cells]
+    return [ours / theirs for ours, theirs in both if theirs > 0]
+
+
+def table(data: dict[str, Any]) -> Table:
+    """Return capacities, with the best chunks in brackets."""
+    rows = []
+    for cell in data["cells"]:
+        capacity, chunk = cell["capacity_qps"], cell["chunk"]
+        shown = [f"{capacity[bar]:.2f}" + (f" ({chunk[bar]})" if bar in chunk else "") for bar in BARS]
+        rows.append([cell["model"], cell["trace"], *shown, f"{cell['bound_qps']:.2f}"])
+    return Table(["model", "trace", *BARS, "no deadlines"], rows)
+
+
+def findings(data: dict[str, Any]) -> list[Finding]:
+    """Return the two ratios that the paper gives, and those against the best fixed chunks."""
+    cells = data["cells"]
+    return [
+        _compared(cells, "fcfs", "1.5-2.4x", 1.5, 2.4),
+        _compared(cells, "edf", "1.2-1.4x", 1.2, 1.4),
+    ]
+
+
+def _compared(cells: Sequence[dict[str, Any]], base: str, paper: str, low: float, high: float) -> Finding:
+    plain = ratios(cells, "niyama", base)
+    best = ratios(cells, "niyama", f"{base}, best chunk")
+    own = ratios(cells, "paper", base)
+    inside = sum(low <= ratio <= high for ratio in plain)
+    below, above = sum(ratio < low for ratio in plain), sum(ratio > high for ratio in plain)
+    why = f"{inside} of {len(plain)} combinations lie in the paper's range, {below} below, {above} above. "
+    why += f"The paper's own policy, here: {_span(own)}. "
+    why += f"Given its best fixed chunk, {title(base)} comes closer: {_span(best)}."
+    if below:
+        shares = [cell["capacity_qps"][base] / cell["bound_qps"] for cell in cells]
+        why += (
+            f" {title(base)} already reaches {min(shares):.0%} to {max(shares):.0%} of the throughput "
+            "that is possible without deadlines, and nobody serves more than that."
+        )
+    return Finding(f"capacity, Niyama over {title(base)} (chunk 256)", paper, _span(plain), why)
+
+
+def _span(values: Sequence[float]) -> str:
+    if not values:
+        return "none"
+    return f"{min(values):.2f}-{max(values):.2f}x"
+
+
+def draw(data: dict[str, Any], page: Page) -> None:
+    """Draw grouped bars, a panel per model; the dashed line is the throughput without deadlines."""
+    models = list(dict.fromkeys(cell["model"] for cell in data["cells"]))
+    with page.axes(14.0, 5.2, ncols=len(models), squeeze=False) as axes:
+        for ax, model in zip(axes[0], models, strict=True):
+            cells = [cell for cell in data["cells"] if cell["model"] == model]
+            _panel(ax, model, cells)
+        axes[0][0].set_ylabel("capacity, requests/s\n(no tier > 1 % late)")
+        axes[0][0].figure.legend(
+            *axes[0][0].get_legend_handles_labels(),
+            loc="outside right upper",
+            fontsize=9,
+        )
+
+
+def _panel(ax: Any, model: str, cells: Sequence[dict[str, Any]]) -> None:
+    width = 0.8 / len(BARS)
+    for number, bar in enumerate(BARS):
+        name = bar.split(",")[0]
+        places = [place + (number - (len(BARS) - 1) / 2) * width for place in range(len(cells))]
+        style: dict[str, Any] = {"color": colour(name)}
+        if "," in bar:
+            style = {"facecolor": "white", "edgecolor": colour(name), "hatch": "////", "linewidth": 1.0}
+        label = title(name) + (", best chunk" if "," in bar else "")
+        ax.bar(places, [cell["capacity_qps"][bar] for cell in cells], width * 0.92, label=label, **style)
+    for place, cell in enumerate(cells):
+        limit = "throughput without deadlines" if place == 0 else None
+        ax.plot(
+            [place - 0.42, place + 0.42], [cell["bound_qps"]] * 2, color="black", ls="--", lw=1, label=limit
+        )
+        (gain,) = ratios([cell], "niyama", "fcfs") or [0.0]
+        (over_edf,) = ratios([cell], "niyama", "edf") or [0.0]
+        ax.annotate(
+            f"{gain:.2f}x FCFS\n{over_edf:.2f}x EDF",
+            (place, cell["bound_qps"]),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    ax.set_title(model, fontsize=11)
+    ax.set_xticks(range(len(cells)), [cell["trace"] for cell in cells], fontsize=9)
+    ax.set_ylim(0, 1.18 * max(cell["bound_qps"] for cell in cells))
+    ax.grid(axis="x", visible=False)

@@ -1,0 +1,95 @@
+"""All figures at once: their simulations share the processes, and each is drawn as it is done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from niyama.bench.reproduce import results
+from niyama.bench.reproduce.cases import Trace
+from niyama.bench.reproduce.desk import Desk
+from niyama.bench.reproduce.lab import Lab
+from niyama.bench.reproduce.page import Page
+from niyama.bench.reproduce.registry import Figure
+from niyama.bench.reproduce.scale import Scale, note
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What to reproduce.
+
+    Attributes:
+        figures: In the order of the results.
+        out: Folder for everything that is written; exists.
+        traces: By name.
+        scale: How long and how fine.
+        jobs: Processes, >= 1; they change nothing but the time.
+        seed: Of every workload.
+    """
+
+    figures: Sequence[Figure]
+    out: Path
+    traces: Mapping[str, Trace]
+    scale: Scale
+    jobs: int = 1
+    seed: int = 0
+
+
+def reproduce(
+    order: Order, progress: Callable[[int, int], None] = lambda done, known: None
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Compute, draw and write; return the results, and the processor time of each figure, seconds.
+
+    Args:
+        order: What to do.
+        progress: Hears of simulations done, and of those known so far.
+
+    Raises:
+        OSError: something cannot be written.
+        ImportError: matplotlib is not installed.
+    """
+    pool: AbstractContextManager[Executor | None] = nullcontext()
+    if order.jobs > 1:
+        pool = ProcessPoolExecutor(order.jobs, mp_context=get_context("spawn"))
+    with pool as executor:
+        lab = Lab(executor, progress)
+        try:
+            parts = asyncio.run(_all(order, lab))
+        except BaseException:
+            if executor is not None:
+                executor.shutdown(wait=False, cancel_futures=True)
+            raise
+    head = {
+        "scale": order.scale.name,
+        "seed": order.seed,
+        "traces": {trace.title: trace.origin for trace in order.traces.values()},
+    }
+    results.write(order.out, head, list(zip(order.figures, parts, strict=True)))
+    named = {figure.name: part for figure, part in zip(order.figures, parts, strict=True)}
+    return {**head, "figures": named}, lab.cpu_s([figure.name for figure in order.figures])
+
+
+async def _all(order: Order, lab: Lab) -> list[dict[str, Any]]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_one(order, lab, figure)) for figure in order.figures]
+    return [task.result() for task in tasks]
+
+
+async def _one(order: Order, lab: Lab, figure: Figure) -> dict[str, Any]:
+    data = await figure.compute(Desk(figure.name, lab, order.scale, order.traces, order.seed))
+    caption = _caption(order, figure)
+    figure.draw(data, Page(order.out / f"{figure.name}.png", figure.title, caption))
+    return results.record(figure, caption, data)
+
+
+def _caption(order: Order, figure: Figure) -> str:
+    """Return where the lengths come from and how long the runs were."""
+    used = [order.traces[name] for name in figure.traces]
+    origins = "; ".join(f"{trace.title}: {trace.origin}" for trace in used)
+    return f"Lengths: {origins}. {note(order.scale, figure.hours(order.scale))}, seed {order.seed}."
