@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,24 +11,27 @@ from niyama.bench.plots import colour
 from niyama.bench.reproduce.cases import MODELS, Model
 from niyama.bench.reproduce.desk import Desk
 from niyama.bench.reproduce.page import Finding, Page, Table, title
-from niyama.bench.reproduce.tasks import BestChunk
+from niyama.bench.reproduce.tasks import BestChunk, Capacity
 from niyama.scheduling.baselines import DEFAULT_CHUNK
 
 BARS = ("fcfs", "fcfs, best chunk", "srpf", "edf", "edf, best chunk", "paper", "niyama")
 
 
-def _cells(desk: Desk) -> Iterator[tuple[Model, str]]:
-    for model in MODELS:
-        for trace in desk.traces:
-            if not desk.scale.is_thinned or model is MODELS[0] or trace == "azure-code":
-                yield model, trace
+def _cells(desk: Desk) -> list[tuple[Model, str]]:
+    models = MODELS if desk.scale.other_hours else MODELS[:1]
+    return [(model, trace) for model in models for trace in desk.traces]
+
+
+def _search(desk: Desk, model: Model, trace: str, bar: str) -> Capacity:
+    search = desk.capacity(desk.case(trace, _policy(bar), model=model))
+    return search if model is MODELS[0] else replace(search, hours=desk.scale.other_hours)
 
 
 async def compute(desk: Desk) -> dict[str, Any]:
     """Return `cells`, each with the capacities of all bars, requests per second."""
-    cells = list(_cells(desk))
+    cells = _cells(desk)
     bars = [(model, trace, bar) for model, trace in cells for bar in BARS]
-    plain = [desk.capacity(desk.case(trace, _policy(bar), model=model)) for model, trace, bar in bars]
+    plain = [_search(desk, *bar) for bar in bars]
     best = [BestChunk(search) for search, (_, _, bar) in zip(plain, bars, strict=True) if _is_best(bar)]
     # The plain searches wait in the same queue, so that no process idles between the two rounds.
     _, chosen = await asyncio.gather(desk.run(plain), desk.run(best))
@@ -113,7 +116,7 @@ def _span(values: Sequence[float]) -> str:
 def draw(data: dict[str, Any], page: Page) -> None:
     """Draw grouped bars, a panel per model; the dashed line is the throughput without deadlines."""
     models = list(dict.fromkeys(cell["model"] for cell in data["cells"]))
-    with page.axes(14.0, 5.2, ncols=len(models), squeeze=False) as axes:
+    with page.axes(3.2 + 3.6 * max(2, len(models)), 5.2, ncols=len(models), squeeze=False) as axes:
         for ax, model in zip(axes[0], models, strict=True):
             cells = [cell for cell in data["cells"] if cell["model"] == model]
             _panel(ax, model, cells)

@@ -18,7 +18,8 @@ QPS = 35.0
 TRACE = "azure-code"
 POLICIES = ("fcfs", "edf", "paper", "niyama")
 SILO_POLICY = "fcfs"
-SAMPLE = 2
+SAMPLES = {"full": 2, "quick": 1}
+"""Replicas of a fleet that are simulated to size it."""
 PAPER_GPUS = {"silo": 13, "shared": 10}
 PAPER_LATE = 0.604
 SILO_COLOURS = (colour("silo"), "#f4a98f")
@@ -47,6 +48,7 @@ class SizeFleet:
     case: Case
     qps: float
     hours: float
+    sample: int
     is_silo: bool = False
 
     def run(self) -> Size:
@@ -56,13 +58,13 @@ class SizeFleet:
                 name="all",
                 setups=(self.case.setup(),),
                 demand=_demand(self.case, self.qps, self.hours),
-                sample=SAMPLE,
+                sample=self.sample,
             )
             return Size({"all": size_fleet(fleet).replicas})
         found = {}
         for silo in _silos(self.case):
             demand = _demand(self.case, self.qps, self.hours, silo.classes)
-            fleet = Fleet(name=silo.name, setups=(silo.setup,), demand=demand, sample=SAMPLE)
+            fleet = Fleet(name=silo.name, setups=(silo.setup,), demand=demand, sample=self.sample)
             found[silo.name] = size_fleet(fleet).replicas
         return Size(found)
 
@@ -85,9 +87,9 @@ class ForcedSilos:
 
 async def compute(desk: Desk) -> dict[str, Any]:
     """Return replicas by fleet, and the late shares of every way to split the shared number in silos."""
-    hours = desk.scale.fleet_hours
-    shared = [SizeFleet(desk.case(TRACE, policy), QPS, hours) for policy in POLICIES]
-    siloed = SizeFleet(desk.case(TRACE, SILO_POLICY), QPS, hours, is_silo=True)
+    hours, sample = desk.scale.fleet_hours, SAMPLES[desk.scale.name]
+    shared = [SizeFleet(desk.case(TRACE, policy), QPS, hours, sample) for policy in POLICIES]
+    siloed = SizeFleet(desk.case(TRACE, SILO_POLICY), QPS, hours, sample, is_silo=True)
     *sizes, silo = await desk.run([*shared, siloed])
     replicas = {policy: size.replicas["all"] for policy, size in zip(POLICIES, sizes, strict=True)}
     data = {"qps": QPS, "shared": replicas, "silo": silo.replicas, "forced": []}

@@ -31,7 +31,7 @@ class Figure(NamedTuple):
         name: On the command line, and of the file.
         title: Above the picture.
         traces: Names of the traces that it uses.
-        hours: Length of its runs at a scale.
+        hours: Length of its runs at a scale, and of those on other models where it differs.
         compute: Returns plain data, fit for JSON.
         table: The numbers.
         findings: The paper's numbers beside ours.
@@ -41,7 +41,7 @@ class Figure(NamedTuple):
     name: str
     title: str
     traces: tuple[str, ...]
-    hours: Callable[[Scale], float]
+    hours: Callable[[Scale], float | tuple[float, ...]]
     compute: Callable[[Desk], Awaitable[Data]]
     table: Callable[[Data], Table]
     findings: Callable[[Data], list[Finding]]
@@ -57,6 +57,11 @@ def _capacity_hours(scale: Scale) -> float:
     return scale.capacity_hours
 
 
+def _matrix_hours(scale: Scale) -> tuple[float, ...]:
+    hours = (scale.capacity_hours, scale.other_hours)
+    return hours if scale.other_hours else hours[:1]
+
+
 def _load_hours(scale: Scale) -> float:
     return scale.load_hours
 
@@ -66,7 +71,7 @@ FIGURES = (
         "capacity",
         "Capacity by policy, trace and model",
         ALL,
-        _capacity_hours,
+        _matrix_hours,
         capacity.compute,
         capacity.table,
         capacity.findings,

@@ -11,29 +11,30 @@ class Scale(NamedTuple):
     Attributes:
         name: `full` or `quick`.
         capacity_hours: Length of a run that decides whether a load is served in time.
+        other_hours: The same on the second and third model; 0 leaves these out.
         screen_hours: Length of the runs that find where to look; not above the former.
         resolution: Loads to choose from, up to the bound.
         load_hours: Length of a run at one load.
         fleet_hours: Length of a run of a whole fleet.
         loads: Requests per second for curves against load.
         alphas_ms: Static alphas to try, milliseconds per token.
-        is_thinned: Whether only the first trace is run on other models than the first.
     """
 
     name: str
     capacity_hours: float
+    other_hours: float
     screen_hours: float
     resolution: int
     load_hours: float
     fleet_hours: float
     loads: tuple[float, ...]
     alphas_ms: tuple[float, ...]
-    is_thinned: bool = False
 
 
 FULL = Scale(
     name="full",
     capacity_hours=4.0,
+    other_hours=2.0,
     screen_hours=0.5,
     resolution=50,
     load_hours=2.0,
@@ -43,19 +44,23 @@ FULL = Scale(
 )
 QUICK = Scale(
     name="quick",
-    capacity_hours=1.25,
-    screen_hours=0.25,
+    capacity_hours=0.6,
+    other_hours=0.0,
+    screen_hours=0.2,
     resolution=25,
-    load_hours=1.0,
-    fleet_hours=1.0,
+    load_hours=0.6,
+    fleet_hours=0.6,
     loads=(2.0, 3.0, 4.0, 5.0, 6.0),
     alphas_ms=(0.0, 8.0, 32.0),
-    is_thinned=True,
 )
 
 
-def note(scale: Scale, hours: float) -> str:
+def note(scale: Scale, hours: float | tuple[float, ...]) -> str:
     """Return how long the runs of a figure were, and a warning if they were quick."""
+    lengths = hours if isinstance(hours, tuple) else (hours,)
+    text = f"{lengths[0]:g} h of arrivals per run"
+    if len(lengths) > 1:
+        text += f" ({lengths[1]:g} h on the other models)"
     if scale.name == "quick":
-        return f"QUICK RUN, coarse: {hours:g} h of arrivals per run; short runs flatter every policy"
-    return f"{hours:g} h of arrivals per run"
+        text = f"QUICK RUN, coarse: {text}; short runs flatter every policy"
+    return text

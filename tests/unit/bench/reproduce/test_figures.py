@@ -31,6 +31,7 @@ from niyama.bench.reproduce.scale import QUICK, Scale
 
 TINY: Scale = QUICK._replace(
     capacity_hours=0.008,
+    other_hours=0.004,
     screen_hours=0.004,
     resolution=5,
     load_hours=0.01,
