@@ -161,7 +161,13 @@ def _fleets(args: argparse.Namespace) -> tuple[list[Silo], list[Fleet]]:
             setups = tuple(replace(setup, chunk=chunk) for chunk in chunks)
             fleets.append(Fleet(name=f"{name}@best", setups=setups, demand=every, **common))
     base = make_setup(args, args.silo_policy)
-    silos = make_silos(workload, base, policy=args.silo_policy, is_per_class=args.silo_per_class)
+    silos = make_silos(
+        workload,
+        base,
+        policy=args.silo_policy,
+        is_per_class=args.silo_per_class,
+        classes=every.occurring,
+    )
     for silo in silos:
         is_batch = not workload.book.classes[silo.classes[0]].slo.is_interactive
         option = "--batch-chunks" if is_batch else "--interactive-chunks"

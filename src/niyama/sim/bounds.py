@@ -52,7 +52,7 @@ def bounds(workload: Workload, profile: LatencyModel, limits: ReplicaLimits) -> 
     """Return both bounds of one replica; tries every size of a step."""
     request = mean_request(workload, limits.role)
     classes = workload.book.classes
-    paces = [classes[name].slo.tbt_s for name, share in workload.class_shares.items() if share > 0]
+    paces = [classes[name].slo.tbt_s for name in workload.class_shares]
     tightest_s = min((pace_s for pace_s in paces if pace_s is not None), default=float("inf"))
     best = best_in_time = 0.0
     for num_tokens in range(1, limits.max_num_batched_tokens + 1):

@@ -42,7 +42,7 @@ class Fleet:
         setup, workload = self.setups[0], self.demand.workload
         bound = bounds(workload, get_profile(setup.profile, margin=setup.margin), setup.limits)
         shares = workload.class_shares
-        here = sum(shares.get(name, 0.0) for name in self.demand.classes) / sum(shares.values())
+        here = sum(shares.get(name, 0.0) for name in self.demand.classes)
         qps = self.demand.qps * (here if self.demand.classes else 1.0)
         return max(1, math.ceil(qps / bound.qps))
 

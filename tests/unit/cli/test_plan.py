@@ -73,6 +73,20 @@ def test_saved_plan_notices_another_trace(tmp_path: Path) -> None:
     assert read(again)["differs"] == ["files"]
 
 
+@pytest.mark.parametrize("arrivals", ["poisson", "recorded"])
+def test_plan_has_no_silo_for_a_class_without_requests(arrivals: str, tmp_path: Path) -> None:
+    trace, target = tmp_path / "t.csv", tmp_path / "plan.json"
+    rows = [f"{n},900,5,batch" for n in range(30)]
+    if arrivals == "recorded":
+        rows.append("30,900,5,interactive")  # beyond those that are taken
+    trace.write_text("\n".join(["arrived_at,num_prefill_tokens,num_decode_tokens,class", *rows, ""]))
+    words = f"plan --trace {trace} --arrivals {arrivals} --qps 1 --requests 30 --policies fcfs --policy fcfs"
+    assert main([*words.split(), "--json", str(target)]) == 0
+    plan = read(target)
+    assert plan["silo"]["by_class"] == {"batch": 1}
+    assert plan["saving"] == 0
+
+
 def test_silo_can_choose_its_chunk_and_have_one_class(tmp_path: Path) -> None:
     target = tmp_path / "plan.json"
     words = (

@@ -44,6 +44,13 @@ def test_bound_with_a_pace_is_the_bound_if_no_class_has_one() -> None:
     assert found.tbt_qps == found.qps
 
 
+def test_bound_with_a_pace_is_that_of_the_classes_that_the_rows_name() -> None:
+    rows = Shares([(TraceRow(None, 1000, 100, "batch"), 1.0)])
+    named = Workload(name="x", lengths=rows, book=paper_book(), arrivals=poisson)
+    found = bounds(named, get_profile(PROFILE), UNLIMITED)
+    assert found.tbt_qps == found.qps
+
+
 def test_mean_request_weighs_the_context_by_the_tokens_that_see_it() -> None:
     rows = Shares([(TraceRow(None, 100, 1), 1.0), (TraceRow(None, 200, 3), 1.0)])
     found = mean_request(Workload(name="x", lengths=rows, book=paper_book(), arrivals=poisson))
