@@ -1,8 +1,8 @@
 """How many requests per second an engine could serve if nobody were waiting for it.
 
 Every step holds prompt and answer tokens in the proportion in which they arrive, prompts whole, and
-no request waits. With deadlines no policy can serve more; what it serves less is the price of the
-deadlines, and of the policy.
+no request waits. No policy can keep up with more; what it serves less is the price of the deadlines,
+and of the policy. A finite run can end in time at slightly more: requests left at its end wait longer.
 """
 
 from __future__ import annotations
