@@ -42,8 +42,8 @@ def build(scratch: Path) -> None:
 
 def problem() -> str:
     """Return why nothing can be compiled here; empty if there is no reason."""
-    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
-    if shutil.which(os.environ.get("CC", compiler).split()[0]) is None:
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+    if shutil.which(compiler) is None:
         return f"there is no C compiler ({compiler})"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         return "Python's headers are not installed (on Debian: apt install python3-dev)"

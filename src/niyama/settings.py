@@ -21,7 +21,10 @@ SETTINGS_VARIABLE = "NIYAMA_SETTINGS"
 
 Pacing = Literal["strict", "paper"]
 
-_KEYS = ("policy", "qos", "pacing", "step_log", "chunk", "allow_untested_vllm", "check_laws")
+_KEYS = (
+    *("policy", "qos", "pacing", "step_log", "decision_log", "chunk"),
+    *("allow_untested_vllm", "check_laws"),
+)
 _PACINGS = ("strict", "paper")
 
 
@@ -43,6 +46,7 @@ class Settings:
         allow_untested_vllm: Run on a vLLM version that no test has seen.
         check_laws: Check the laws at every step, at O(requests); a broken one counts as a failure
             of the policy. For debug runs.
+        decision_log: File that gets all that the policy is told and decides, or None.
     """
 
     policy: str = "niyama"
@@ -52,6 +56,7 @@ class Settings:
     chunk: int | None = None
     allow_untested_vllm: bool = False
     check_laws: bool = False
+    decision_log: str | None = None
 
     def to_mapping(self) -> dict[str, object]:
         """Return the settings as a JSON-able mapping that `from_mapping` takes."""
@@ -60,6 +65,7 @@ class Settings:
             "qos": book_to_mapping(self.book),
             "pacing": self.pacing,
             "step_log": self.step_log,
+            "decision_log": self.decision_log,
             "chunk": self.chunk,
             "allow_untested_vllm": self.allow_untested_vllm,
             "check_laws": self.check_laws,
@@ -85,6 +91,7 @@ class Settings:
             book=_book(mapping["qos"]) if "qos" in mapping else default.book,
             pacing=_pacing(mapping.get("pacing", default.pacing)),
             step_log=_optional_text("step_log", mapping.get("step_log"), "the path of a file"),
+            decision_log=_optional_text("decision_log", mapping.get("decision_log"), "the path of a file"),
             chunk=_chunk(mapping.get("chunk")),
             allow_untested_vllm=_truth("allow_untested_vllm", mapping.get("allow_untested_vllm", False)),
             check_laws=_truth("check_laws", mapping.get("check_laws", False)),

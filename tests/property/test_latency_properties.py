@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,6 +51,25 @@ def test_online_prediction_larger_in_every_feature_is_never_shorter(
     assert larger_s + model.margin_s(larger_s) >= (predicted_s + model.margin_s(predicted_s)) * (1 - 1e-12)
 
 
+class _Bisecting(ChunkSearch):
+    """A profile without its closed form."""
+
+    def __init__(self, profile: ChunkSearch) -> None:
+        self._profile = profile
+
+    def predict_s(self, shape: BatchShape) -> float:
+        return self._profile.predict_s(shape)
+
+    def margin_s(self, predicted_s: float) -> float:
+        return self._profile.margin_s(predicted_s)
+
+    def observe(self, shape: BatchShape, duration_s: float) -> None:
+        raise AssertionError
+
+    def stats(self) -> Mapping[str, object]:
+        return {}
+
+
 def _assert_largest(
     model: ChunkSearch, shape: BatchShape, context: int, limit_s: float, max_tokens: int
 ) -> None:
@@ -75,6 +95,27 @@ def test_profile_largest_chunk_fits_and_one_more_token_does_not(
     shape: BatchShape, context: int, limit_s: float, max_tokens: int
 ) -> None:
     _assert_largest(get_profile("a100-80gb/llama-3-8b/tp1"), shape, context, limit_s, max_tokens)
+
+
+@st.composite
+def _boundary_cases(draw: st.DrawFn) -> tuple[BatchShape, int, float, int]:
+    """Draw a step with a limit at, or next to, what some chunk takes: where rounding decides."""
+    shape = draw(st.builds(BatchShape, st.integers(0, 600), st.integers(0, 600), st.integers(0, 10**6)))
+    context, chunk = draw(st.integers(0, 30_000)), draw(st.integers(1, 3000))
+    limit_s = get_profile("a100-80gb/llama-3-8b/tp1").safe_s(shape.with_chunk(chunk, context))
+    for _ in range(draw(st.integers(0, 3))):
+        limit_s = math.nextafter(limit_s, draw(st.sampled_from([-1.0, 1.0])))
+    return shape, context, limit_s, draw(st.integers(1, 8192))
+
+
+@settings(deadline=None)
+@given(_boundary_cases(), st.floats(0, 1))
+def test_profile_closed_form_is_the_very_chunk_that_bisection_finds(
+    case: tuple[BatchShape, int, float, int], margin: float
+) -> None:
+    profile = get_profile("a100-80gb/llama-3-8b/tp1", margin=margin)
+    searched = _Bisecting(profile)
+    assert profile.largest_chunk(*case) == searched.largest_chunk(*case)
 
 
 NAMES = st.sampled_from(["a", "b", "c"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import subprocess
 import sys
@@ -284,20 +283,26 @@ def test_chunk_grows_with_slack(
     assert totals[0] <= totals[1]
 
 
-@settings(LAWS, max_examples=25)
-@given(name=st.sampled_from(["niyama", "paper"]), seed=st.integers(0, 10**6), extra_s=st.floats(0, 0.5))
-def test_plan_with_more_slack_prefills_no_less(name: str, seed: int, extra_s: float) -> None:
-    """L7 for whole policies: the same state, but the decodes' tokens are due later."""
+def _engine_with_a_talker(name: str, seed: int) -> Host:
+    """One that has served, serves a decode that binds, and has six requests to begin with."""
     used = scripted(name, seed, num_rounds=3)
-    policy, limits = used.policy, Limits(512, 64, 10**6)
-    host = Host(policy, now_s=used.now_s)
+    host = Host(used.policy, now_s=used.now_s)
     host.arrive(Request("talker", host.now_s, Slo(tbt_s=0.0625), 10, 500), 500)
     host.step()
     for number in range(6):
         host.arrive(_random_request(Random(seed + number), f"new{number}", host.now_s), 5)
-    patient = copy.deepcopy(policy)
+    return host
+
+
+@settings(LAWS, max_examples=25)
+@given(name=st.sampled_from(["niyama", "paper"]), seed=st.integers(0, 10**6), extra_s=st.floats(0, 0.5))
+def test_plan_with_more_slack_prefills_no_less(name: str, seed: int, extra_s: float) -> None:
+    """L7 for whole policies: the same state, but the decodes' tokens are due later."""
+    host, other = (_engine_with_a_talker(name, seed) for _ in range(2))
+    policy, patient, limits = host.policy, other.policy, Limits(512, 64, 10**6)
     launch = policy.ledger.num_launches
     due_at = patient.pacer.due_at("talker", launch)
+    assert due_at == policy.pacer.due_at("talker", launch)
     patient.pacer.join("talker", 0.0625, due_at + extra_s, launch)
     plans = [p.plan(host.now_s, limits) for p in (policy, patient)]
     assert plans[1].slack_s >= plans[0].slack_s

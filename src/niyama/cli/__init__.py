@@ -16,16 +16,20 @@ from typing import NoReturn
 from niyama import __version__
 from niyama.wording import one_line
 
-_VERBS = (  # in the order of the help
+_VERBS = (
     "serve",
     "simulate",
     "capacity",
     "plan",
     "reproduce",
+    "bench",
+    "compare",
+    "calibrate",
+    "replay",
+    "soak",
     "qos",
     "steps",
-    "soak",
-)
+)  # in the order of the help
 
 
 class UsageError(Exception):

@@ -19,8 +19,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from niyama import demo_model
-from niyama.cli import UsageError, announce, checks
+from niyama.cli import UsageError, announce, checks, emulation_options
 from niyama.cli.vllm_options import VllmOptions, split_model
+from niyama.emulation import Emulation, scaled_book
+from niyama.qos import paper_book
 from niyama.qosfile import QosFileError, load_book
 from niyama.settings import SETTINGS_VARIABLE, Settings
 from niyama.wording import one_line
@@ -50,6 +52,7 @@ class Launch:
         model: The name that requests use.
         is_demo: Whether the model is the demo model.
         needs_key: Whether requests need an API key.
+        emulation: The device whose time is taken, or None to compute.
     """
 
     words: list[str]
@@ -59,6 +62,7 @@ class Launch:
     model: str
     is_demo: bool
     needs_key: bool
+    emulation: Emulation | None = None
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -88,8 +92,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--chunk", type=int, metavar="N", help="tokens per step of fixed-chunk policies")
     parser.add_argument("--step-log", metavar="FILE", help="write one JSON line per engine step")
     parser.add_argument(
+        "--decision-log", metavar="FILE", help="write all that the policy is told and decides (docs/twin.md)"
+    )
+    parser.add_argument(
         "--check-laws", action="store_true", help="check the laws (docs/laws.md) at every step; slow"
     )
+    emulation_options.add_options(parser)
     parser.add_argument("--allow-untested-vllm", action="store_true", help="run on an unknown vLLM version")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
@@ -134,10 +142,13 @@ def plan_launch(args: argparse.Namespace) -> Launch:
             raise UsageError(f"--model: MODEL is {model} already; allowed: one of the two")
         model = options.get("--model")
         options.remove("--model")
-    settings = _settings(args)
+    emulation = emulation_options.read(args)
+    settings = _settings(args, emulation)
     is_demo = model is None
     # Not in --additional-config: vLLM compiles the model anew when that changes.
     env: dict[str, str] = {SETTINGS_VARIABLE: json.dumps(settings.to_mapping(), separators=(",", ":"))}
+    if emulation is not None:
+        env |= emulation_options.apply(emulation, options, is_demo=is_demo)
     if model is None:
         model = str(demo_model.default_path())
         env |= _demo_defaults(options)
@@ -150,7 +161,8 @@ def plan_launch(args: argparse.Namespace) -> Launch:
     # Given both ways, so that vLLM's parser refuses a second model further behind.
     words = [model, "--model", model, "--host", args.host, "--port", str(args.port), *options.words]
     needs_key = "--api-key" in options or bool(os.environ.get("VLLM_API_KEY"))
-    return Launch(words, env, settings, _url(args.host, args.port, options), name, is_demo, needs_key)
+    url = _url(args.host, args.port, options)
+    return Launch(words, env, settings, url, name, is_demo, needs_key, emulation)
 
 
 def command_line(launch: Launch) -> str:
@@ -169,20 +181,24 @@ def vllm_version() -> str | None:
     return None
 
 
-def _settings(args: argparse.Namespace) -> Settings:
+def _settings(args: argparse.Namespace, emulation: Emulation | None) -> Settings:
     checks.check_policy(args.policy, args.chunk)
-    if args.step_log is not None:
-        checks.check_writable(args.step_log)
+    for option, path in (("--step-log", args.step_log), ("--decision-log", args.decision_log)):
+        if path is not None:
+            checks.check_writable(path, option)
     given: dict[str, Any] = {}
     if args.qos is not None:
         try:
             given["book"] = load_book(args.qos)
         except QosFileError as error:
             raise UsageError(str(error)) from error
+    if emulation is not None:
+        given["book"] = scaled_book(given.get("book", paper_book()), emulation.speedup)
     return Settings(
         policy=args.policy,
         pacing=args.pacing,
         step_log=None if args.step_log is None else os.path.abspath(args.step_log),
+        decision_log=None if args.decision_log is None else os.path.abspath(args.decision_log),
         chunk=args.chunk,
         allow_untested_vllm=args.allow_untested_vllm,
         check_laws=args.check_laws,
@@ -226,10 +242,11 @@ def _url(host: str, port: int, options: VllmOptions) -> str | None:
 def _starting(launch: Launch) -> str:
     what = "the demo model (random weights, it talks nonsense)" if launch.is_demo else launch.model
     classes = ", ".join(launch.settings.book.classes)
+    emulation = "" if launch.emulation is None else f"{emulation_options.banner(launch.emulation)}\n"
     return (
         f"niyama: starting vLLM {vllm_version()} with {what}, policy {launch.settings.policy}, "
         f"classes {classes} (default {launch.settings.book.default}). This takes about a minute.\n"
-        "niyama: vLLM's warning that the scheduler interface is not public is expected."
+        f"{emulation}niyama: vLLM's warning that the scheduler interface is not public is expected."
     )
 
 

@@ -144,8 +144,11 @@ def make_book(args: argparse.Namespace) -> QosBook:
         raise UsageError(str(error)) from None
 
 
-def make_workload(args: argparse.Namespace) -> Any:
-    """Return the workload. Raises UsageError naming the option."""
+def make_workload(args: argparse.Namespace, book: QosBook | None = None) -> Any:
+    """Return the workload; its classes are those of `--qos` if `book` is None.
+
+    Raises UsageError naming the option.
+    """
     from niyama.workload.arrivals import parse_arrivals
     from niyama.workload.generate import Workload, load_lengths
 
@@ -156,7 +159,7 @@ def make_workload(args: argparse.Namespace) -> Any:
         return Workload(
             name=args.trace,
             lengths=lengths,
-            book=make_book(args),
+            book=book or make_book(args),
             arrivals=arrivals,
             mix=_weights("--mix", args.mix),
             tenants=_weights("--tenants", args.tenants),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from niyama.latency.profiles import profile_names
+from niyama.latency.profilefile import load_calibration
+from niyama.latency.profiles import is_profile_file, profile_names
 
 BYTES_PER_VALUE = 2
 """16-bit weights, activations and KV, as in the paper."""
@@ -122,12 +123,16 @@ def register_kv_tokens(profile: str, num_tokens: int) -> None:
 
 
 def kv_tokens(profile: str) -> int:
-    """Return how many tokens of KV cache a replica of a profile has.
+    """Return how many tokens of KV cache a replica of a profile has; of a profile file, its server's.
 
     Raises:
         ValueError: There is no such profile, or nothing is known of its memory.
     """
-    if profile not in profile_names():
+    if is_profile_file(profile):
+        recorded = load_calibration(profile).engine.get("num_kv_tokens")
+        if isinstance(recorded, int) and recorded > 0:
+            return recorded
+    elif profile not in profile_names():
         raise ValueError(f"profile: {profile!r} is unknown; known: {', '.join(profile_names())}")
     if profile not in _KV_TOKENS:
         raise ValueError(f"kv_tokens: not known for profile {profile!r}; give a whole number >= 1")

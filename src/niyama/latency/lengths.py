@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import TypeVar
+from typing import Final, TypeVar
 
 _Key = TypeVar("_Key")
 
-PRIOR_TOKENS = 256
-MIN_SAMPLES = 8
+PRIOR_TOKENS: Final = 256
+MIN_SAMPLES: Final = 8
 # One finished answer counts 1/WINDOW of the history once there are that many.
-WINDOW = 500
+WINDOW: Final = 500
 
 
 class _Moments:

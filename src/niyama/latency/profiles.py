@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Final, NamedTuple
 
+from niyama.latency.profilefile import load_calibration
 from niyama.latency.search import ChunkSearch
 from niyama.scheduling.policy import BatchShape
 
 # Times this small are no prediction of any engine; keeps "> 0" true for odd coefficients.
-MIN_STEP_S = 1e-6
+MIN_STEP_S: Final = 1e-6
 
 
 class LinearCost(NamedTuple):
@@ -121,14 +123,23 @@ def profile_names() -> list[str]:
     return sorted(_FACTORIES)
 
 
+def is_profile_file(name: str) -> bool:
+    """Whether a profile's name is that of a file: it ends with ``.json``, or there is one."""
+    return name not in _FACTORIES and (name.endswith(".json") or Path(name).is_file())
+
+
 def get_profile(name: str, *, margin: float = 0.2) -> ChunkSearch:
-    """Return the profile of that name with a safety margin, a share of the prediction >= 0.
+    """Return the profile of that name, or in that file, with a safety margin, a share of the prediction >= 0.
 
     Raises:
-        ValueError: The name is unknown (the message lists the known ones) or the margin is bad.
+        ValueError: The name is unknown (the message lists the known ones), the file holds no profile
+            of `niyama calibrate`, or the margin is bad.
     """
     if name not in _FACTORIES:
-        raise ValueError(f"profile: {name!r} is unknown; known: {', '.join(profile_names())}")
+        if is_profile_file(name):
+            return load_calibration(name).profile(margin)
+        known = ", ".join(profile_names())
+        raise ValueError(f"profile: {name!r} is unknown; known: {known}, or a file of `niyama calibrate`")
     return _FACTORIES[name](margin)
 
 

@@ -6,7 +6,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from niyama.compiled import mypyc_attr
 from niyama.latency.lengths import OutputLengthEstimator
@@ -22,13 +22,13 @@ from niyama.scheduling.ledger import Job, Ledger, Phase
 from niyama.scheduling.pacing import MIN_HEAP, STALE_SHARE, Pacer
 from niyama.scheduling.policy import BatchShape, LatencyModel, Launch, Limits, Plan, Request, StepOutcome
 
-PERIOD_WEIGHT = 0.02
+PERIOD_WEIGHT: Final = 0.02
 """Weight of a new step in the average step time."""
 
-PROBE_TOKENS = 512
+PROBE_TOKENS: Final = 512
 """Chunk by whose predicted time the service time of a token is first guessed."""
 
-TOKEN_TIME_MEMORY_S = 10.0
+TOKEN_TIME_MEMORY_S: Final = 10.0
 """Engine time over which the service time of a prefill token is averaged. Time, not tokens: steps
 whose decodes leave no room for prefill count, and must be forgotten when they are over."""
 

@@ -55,7 +55,7 @@ class FixedChunkPolicy(BasePolicy):
 
     def _enqueue(self, job: Job, now_s: float) -> None:
         key = (*self.key(job), job.request.arrived_at)
-        self._order.put(job.request_id, key, 0.0, job.due_at)
+        self._order.put(job.request_id, key, job.remaining * self.token_s, job.due_at)
 
     def _dequeue(self, job: Job) -> None:
         self._order.discard(job.request_id)

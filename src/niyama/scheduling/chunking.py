@@ -9,11 +9,12 @@ make that late either.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from niyama.scheduling.ledger import Job, Phase
 from niyama.scheduling.policy import BatchShape, Chunk, LatencyModel, Limits
 
-NUM_SPARES = 8
+NUM_SPARES: Final = 8
 """How many more requests may be offered tokens that the chunks leave over."""
 
 

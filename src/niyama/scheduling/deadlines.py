@@ -9,7 +9,7 @@ the first token as it came out, `paper` from the instant at which it was due.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Final, Literal
 
 from niyama.qos import Slo
 from niyama.scheduling.pacing import PACE_CAP_S, on_grid
@@ -20,7 +20,7 @@ Anchor = Literal["strict", "paper"]
 BEST_EFFORT_S = 24 * 3600.0
 """Where a promise sets no deadline for the prefill, it is ordered as if due a day later."""
 
-STRETCH = 1.5
+STRETCH: Final = 1.5
 """A pace faster than a decode-only step cannot be kept; it is held to this many such steps, which
 leaves a third of the time to prefills instead of none."""
 

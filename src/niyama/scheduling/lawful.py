@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.laws import check_plan, check_state
 from niyama.scheduling.policy import Launch, Limits, Plan, Request, StepOutcome
 
 
 def lawful(policy: BasePolicy) -> BasePolicy:
-    """Return the same policy, whose methods from now on raise `LawBroken` if it breaks a law.
+    """Return what serves like the policy, and raises `LawBroken` if that breaks a law.
 
     Every plan is checked when it is made, the books after every call (L1, L2, L3, L5, L7, L9).
     Costs O(requests) per call.
     """
-    arrive, depart, plan = policy.arrive, policy.depart, policy.plan
-    begin, observe = policy.begin, policy.observe
+    return cast(BasePolicy, _Lawful(policy))
 
-    def checked_arrive(request: Request, now_s: float) -> None:
-        arrive(request, now_s)
-        check_state(policy)
 
-    def checked_depart(request_id: str, now_s: float, *, finished: bool = True) -> None:
-        depart(request_id, now_s, finished=finished)
-        check_state(policy)
+class _Lawful:
+    """Stands before a policy; whatever it does not check is the policy's own."""
 
-    def checked_plan(now_s: float, limits: Limits) -> Plan:
-        made = plan(now_s, limits)
-        check_plan(policy, now_s, limits, made)
-        check_state(policy)
+    def __init__(self, policy: BasePolicy) -> None:
+        self._policy = policy
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._policy, name)
+
+    def arrive(self, request: Request, now_s: float) -> None:
+        self._policy.arrive(request, now_s)
+        check_state(self._policy)
+
+    def depart(self, request_id: str, now_s: float, *, finished: bool = True) -> None:
+        self._policy.depart(request_id, now_s, finished=finished)
+        check_state(self._policy)
+
+    def plan(self, now_s: float, limits: Limits) -> Plan:
+        made = self._policy.plan(now_s, limits)
+        check_plan(self._policy, now_s, limits, made)
+        check_state(self._policy)
         return made
 
-    def checked_begin(launch: Launch) -> None:
-        begin(launch)
-        check_state(policy)
+    def begin(self, launch: Launch) -> None:
+        self._policy.begin(launch)
+        check_state(self._policy)
 
-    def checked_observe(outcome: StepOutcome) -> None:
-        observe(outcome)
-        check_state(policy)
-
-    policy.arrive = checked_arrive  # type: ignore[method-assign]
-    policy.depart = checked_depart  # type: ignore[method-assign]
-    policy.plan = checked_plan  # type: ignore[method-assign]
-    policy.begin = checked_begin  # type: ignore[method-assign]
-    policy.observe = checked_observe  # type: ignore[method-assign]
-    return policy
+    def observe(self, outcome: StepOutcome) -> None:
+        self._policy.observe(outcome)
+        check_state(self._policy)

@@ -31,6 +31,7 @@ class Job:
             the step that computes it is launched.
         first_token_at: Instant of the first token, None before it came out.
         relegated: Whether it is set aside.
+        promoted: Whether it is served by its deadline alone, whatever its work.
         due_at: Instant by which its prefill must be done (see `deadlines.prefill_due_at`).
         expected_output: Output tokens expected in all, when it arrived.
     """
@@ -43,6 +44,7 @@ class Job:
         "first_token_at",
         "num_emitted",
         "phase",
+        "promoted",
         "relegated",
         "remaining",
         "request",
@@ -59,6 +61,7 @@ class Job:
         self.decode_offset = 0
         self.first_token_at: float | None = None
         self.relegated = False
+        self.promoted = False
         self.due_at = 0.0
         self.expected_output = expected_output
 

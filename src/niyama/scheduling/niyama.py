@@ -1,10 +1,11 @@
 """The policy: QoS-driven scheduling of every engine step (paper, sections on the four mechanisms).
 
 Each step:
-  1. Load and alpha follow what arrives: earliest deadline first at light load, sliding towards
-     shortest work first as load grows (hybrid prioritization).
-  2. If the prefills, served in that order, would not all be in time, set aside the least important
-     and largest until the rest would; take back who fits again (eager relegation).
+  1. Load and alpha follow what arrives: earliest deadline first while there is time for all,
+     sliding towards shortest work first beyond (hybrid prioritization).
+  2. If the prefills, served in that order, would not all be in time, let who is late for alpha
+     alone go by its deadline, if nobody else is late for it; otherwise set aside the least
+     important and largest until the rest would be; take back who fits again (eager relegation).
   3. The time of the step is the slack of the tightest decode; fill it with prefill tokens, most
      urgent first, set-aside requests last (dynamic chunking).
   4. A started prefill that is not among them is held: its KV stays (selective preemption).
@@ -14,6 +15,7 @@ Every decode runs in every step.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from niyama.compiled import mypyc_attr
 from niyama.scheduling.backlog import Backlog, FullKey, Item
@@ -21,21 +23,22 @@ from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.chunking import fill
 from niyama.scheduling.deadlines import Anchor
 from niyama.scheduling.ledger import Job
+from niyama.scheduling.load import Load
 from niyama.scheduling.policy import LatencyModel, Limits, Plan, Request
-from niyama.scheduling.priority import Load, hybrid_key
+from niyama.scheduling.priority import hybrid_key
 from niyama.scheduling.relegation import Relegated, find_victim
 
-DRIFT = 1.2
+DRIFT: Final = 1.2
 """The backlog's work is measured anew when the service time of a token changes by this factor."""
 
-REKEY_EVERY = 4
+REKEY_EVERY: Final = 4
 """After such a change one request is put in order anew in so many steps, from the most urgent on."""
 
-RESERVE_SHARE = 0.25
-RESERVE_STEPS = 2.0
+RESERVE_SHARE: Final = 0.25
+RESERVE_STEPS: Final = 2.0
 """Of the slack this share, at most so many average steps, is kept for stalls."""
 
-RELEGATIONS_PER_STEP = 8
+RELEGATIONS_PER_STEP: Final = 8
 """A bound on a step's work; the first who would be late is dealt with first."""
 
 
@@ -101,16 +104,33 @@ class NiyamaPolicy(BasePolicy):
         """Set requests aside until all others would be in time, or enough for one step."""
         relegated: list[str] = []
         for _ in range(RELEGATIONS_PER_STEP):
-            item = find_victim(self.backlog, now_s)
-            if item is None:
+            late = self.backlog.first_late(now_s)
+            if late is None:
                 break
+            if self._promote(late, now_s):
+                continue
+            item = find_victim(self.backlog, late, now_s)
             job = self.ledger.jobs[item.request_id]
             self.backlog.discard(item.request_id)
-            job.relegated = True
+            job.relegated, job.promoted = True, False
             self._enqueue(job, now_s)
             self._restorable.add(item)
             relegated.append(item.request_id)
         return relegated
+
+    def _promote(self, late: Item, now_s: float) -> bool:
+        """Serve a request by its deadline if alpha alone makes it late; return whether that helps.
+
+        Nobody else may be late for it, and there must be time for requests of its size.
+        """
+        job = self.ledger.jobs[late.request_id]
+        if job.promoted or self.load.level == 0 or late.work_s > self.load.worth_s(now_s):
+            return False
+        self.backlog.discard(late.request_id)
+        key = hybrid_key(job, job.due_at, 0.0)
+        job.promoted = self.backlog.fits(late.request_id, key, late.work_s, late.due_at, now_s)
+        self._enqueue(job, now_s)
+        return job.promoted
 
     def _restore(self, now_s: float) -> list[str]:
         """Take back requests that would be in time together with all others."""
@@ -140,7 +160,7 @@ class NiyamaPolicy(BasePolicy):
         )
 
     def _enqueue(self, job: Job, now_s: float) -> None:
-        key = hybrid_key(job, job.due_at, self.alpha_s)
+        key = hybrid_key(job, job.due_at, 0.0 if job.promoted else self.alpha_s)
         rank = (int(job.request.importance), job.request.priority)
         work_s = job.remaining * self._token_s
         if job.relegated:
@@ -153,7 +173,7 @@ class NiyamaPolicy(BasePolicy):
         self.backlog.discard(job.request_id)
         self.set_aside.discard(job.request_id)
         self._restorable.discard(job.request_id)
-        job.relegated = False
+        job.relegated = job.promoted = False
 
     def _has_backlog(self) -> bool:
         return bool(len(self.backlog) or len(self.set_aside))

@@ -11,15 +11,17 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator
+from typing import Final
 
-GRID_PER_OCTAVE = 4
+GRID_PER_OCTAVE: Final = 4
 """Individual paces are rounded down to this grid, so that there are few heaps."""
 
-PACE_CAP_S = 1.0
+PACE_CAP_S: Final = 1.0
 """A slower pace never binds: no step is that long, so slack only grows."""
 
 
-STALE_SHARE, MIN_HEAP = 2, 64
+STALE_SHARE: Final = 2
+MIN_HEAP: Final = 64
 """A heap is cleared of entries that no longer hold when it has grown this far beyond its members."""
 
 

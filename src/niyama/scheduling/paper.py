@@ -14,6 +14,7 @@ Importance, cached work, measured lengths and a restoration have no part in it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from niyama.compiled import mypyc_attr
 from niyama.scheduling.backlog import Backlog
@@ -27,22 +28,22 @@ STEP_SIZES = (128, *range(256, 2049, 256), 2552)
 """Total tokens of a step to choose from."""
 
 STEP_SIZES_LOW_MEMORY = (128, 256, 384, 512)
-LOW_MEMORY_SHARE = 32
-LOW_MEMORY_TOKENS = 1000
+LOW_MEMORY_SHARE: Final = 32
+LOW_MEMORY_TOKENS: Final = 1000
 """Memory is low when one in LOW_MEMORY_SHARE of the free KV tokens is fewer than this."""
 
-TIME_FACTOR = 1.2
+TIME_FACTOR: Final = 1.2
 """Predicted times are multiplied by this before they are compared with the slack."""
 
-PREFILL_RATE = 8500.0
-PREFILL_RATE_DECAY = 0.995
+PREFILL_RATE: Final = 8500.0
+PREFILL_RATE_DECAY: Final = 0.995
 """Start, tokens/s, and weight of the old value of the moving average of the prefill rate."""
 
-OUTPUT_TOKENS = 15
-OUTPUT_TOKEN_S = 0.4
+OUTPUT_TOKENS: Final = 15
+OUTPUT_TOKEN_S: Final = 0.4
 """Assumed length of an answer with a TTLT promise, and time per token of it."""
 
-INTERACTIVE_TBT_S = 0.05
+INTERACTIVE_TBT_S: Final = 0.05
 """Pace of an interactive request that names none; any other's is OUTPUT_TOKEN_S."""
 
 
@@ -173,7 +174,7 @@ class PaperPolicy(BasePolicy):
         job.due_at = self._deadline_at(job.request)
         priority = job.due_at + self.alpha_s * job.remaining
         key = (job.relegated, priority, job.request.arrived_at)
-        self._order.put(job.request_id, key, 0.0, job.due_at)
+        self._order.put(job.request_id, key, job.remaining / self.prefill_rate, job.due_at)
 
     def _dequeue(self, job: Job) -> None:
         self._order.discard(job.request_id)

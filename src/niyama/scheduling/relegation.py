@@ -11,21 +11,19 @@ as everybody would still be in time with it.
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from niyama.scheduling.backlog import Backlog, Item
 
-RESTORE_HEADROOM = 1.1
+RESTORE_HEADROOM: Final = 1.1
 """A request is taken back only if this much of its work fits, or it would go to and fro."""
 
-RESTORE_TRIES = 4
+RESTORE_TRIES: Final = 4
 """Requests examined per step; the others have their turn in the steps after."""
 
 
-def find_victim(backlog: Backlog, now_s: float) -> Item | None:
-    """Return who is to be set aside next, None if everybody is in time. O(log n)."""
-    late = backlog.first_late(now_s)
-    if late is None:
-        return None
+def find_victim(backlog: Backlog, late: Item, now_s: float) -> Item:
+    """Return who is to be set aside, where `late` is the first who would be late. O(log n)."""
     if late.due_at - late.work_s < now_s:
         return late
     return backlog.victim_until(late)

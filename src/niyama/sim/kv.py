@@ -7,7 +7,9 @@ a count per step number modulo the block size, and nothing is done per decode an
 
 from __future__ import annotations
 
-BLOCK_TOKENS = 16
+from typing import Final
+
+BLOCK_TOKENS: Final = 16
 
 
 def num_blocks_for(num_tokens: int) -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from niyama.cli import main, serve
+from niyama.emulation import Emulation
+from niyama.latency import kv_tokens
 from niyama.settings import Settings
 
 QOS = "default: chat\nclasses:\n  chat: {ttft: 2s, tbt: 40ms}\n  nightly: {ttlt: 8h, importance: low}\n"
@@ -198,3 +200,46 @@ def test_serve_on_an_impossible_port_is_refused(
 ) -> None:
     monkeypatch.setattr(serve, "version", lambda _: "0.32.0")
     assert f"--port: {port}" in refused(["org/m", "--port", port], capsys)
+
+
+A100 = "a100-80gb/llama-3-8b/tp1"
+
+
+def test_serve_emulates_a_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "qos.yaml"
+    file.write_text(QOS)
+    env, words = printed(["--emulate", A100, "--speedup", "4", "--qos", str(file)], capsys)
+    assert after(words, "--worker-cls") == "niyama.engines.vllm.emulated.EmulatedWorker"
+    assert after(words, "--max-model-len") == "16384"
+    assert after(words, "--block-size") == "16"
+    assert words.count("--enforce-eager") == 1
+    emulation = Emulation.from_environment({}, env)
+    assert (emulation.profile, emulation.speedup, emulation.num_kv_tokens) == (A100, 4, kv_tokens(A100))
+    chat = Settings.from_env(env).book.classes["chat"]
+    assert (chat.slo.ttft_s, chat.slo.tbt_s) == (0.5, 0.01)
+
+
+def test_serve_emulation_of_a_model_keeps_its_context(capsys: pytest.CaptureFixture[str]) -> None:
+    env, words = printed(["org/m", "--emulate", A100, "--kv-tokens", "9000", "--block-size", "32"], capsys)
+    assert "--max-model-len" not in words
+    assert after(words, "--block-size") == "32"
+    assert "VLLM_ALLOW_LONG_MAX_MODEL_LEN" not in env
+    assert Emulation.from_environment({}, env).kv_tokens == 9000
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--emulate", "b200"], "--emulate: 'b200' is unknown; allowed: "),
+        (["--emulate", A100, "--speedup", "0"], "--speedup: 0.0"),
+        (["--emulate", A100, "--kv-tokens", "-1"], "--kv-tokens: -1"),
+        (["--speedup", "2"], "--speedup: means nothing alone; allowed: with --emulate"),
+        (["--emulate", A100, "--worker-cls", "x.Y"], "--worker-cls: cannot go with --emulate"),
+        (["--emulate", A100, "--enable-lora"], "--enable-lora: cannot go with --emulate"),
+        (["--emulate", A100, "--tensor-parallel-size", "2"], "--tensor-parallel-size: 2"),
+    ],
+)
+def test_serve_refuses_an_emulation_that_cannot_be(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(argv, capsys)

@@ -28,7 +28,9 @@ def backlog(*entries: tuple[str, float, float, int]) -> Backlog:
 def test_find_victim_least_important_then_largest_until_the_first_late(
     entries: tuple[tuple[str, float, float, int], ...], victim: str | None
 ) -> None:
-    item = find_victim(backlog(*entries), now_s=0.0)
+    made = backlog(*entries)
+    late = made.first_late(0.0)
+    item = None if late is None else find_victim(made, late, 0.0)
     assert (item.request_id if item else None) == victim
 
 
@@ -36,9 +38,9 @@ def test_find_victim_priority_breaks_ties_of_importance() -> None:
     made = Backlog()
     made.put("later", (1.0,), 1.0, 1.0, (1, 5))
     made.put("sooner", (2.0,), 1.5, 2.0, (1, -5))
-    victim = find_victim(made, 0.0)
-    assert victim is not None
-    assert victim.request_id == "later"
+    late = made.first_late(0.0)
+    assert late is not None
+    assert find_victim(made, late, 0.0).request_id == "later"
 
 
 def item(request_id: str, work_s: float, due_at: float, importance: int = 1) -> Item:

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, cast
 
 from niyama.asking import CLASS_KEY
+from niyama.engines.vllm.decisionlog import DecisionLog
 from niyama.engines.vllm.steplog import StepLog
 from niyama.engines.vllm.view import Viewed
 from niyama.scheduling.base import BasePolicy
@@ -41,12 +42,13 @@ class _Track:
 class Books:
     """Counts what happens, per class. A step costs O(classes + prefills)."""
 
-    def __init__(self, settings: Settings, vllm_version: str) -> None:
+    def __init__(self, settings: Settings, vllm_version: str, decisions: DecisionLog | None = None) -> None:
         self._book = settings.book
         self._vllm_version = vllm_version
         self._telemetry = Telemetry(settings.book.classes)
         self._promises = Promises()
         self._log = StepLog(settings.step_log) if settings.step_log else None
+        self._decisions = decisions
         self._tracks: dict[str, _Track] = {}
         self._counts = {name: [0, 0, 0] for name in settings.book.classes}
         self._emitting: deque[list[tuple[str, int]]] = deque()
@@ -66,6 +68,8 @@ class Books:
 
     def planned(self, plan: Plan, differences: dict[str, int], views: dict[str, Request]) -> None:
         """Count a plan's decisions, and what vLLM realised otherwise."""
+        if self._decisions is not None:
+            self._decisions.realised(differences)
         for cause, count in differences.items():
             self._telemetry.realised(cause, count)
         for request_id in plan.held:
@@ -135,9 +139,10 @@ class Books:
         return self._telemetry.drain()
 
     def close(self) -> None:
-        """End the step log."""
-        if self._log is not None:
-            self._log.close()
+        """End the logs."""
+        for log in (self._log, self._decisions):
+            if log is not None:
+                log.close()
 
     def state(self, scheduler: Any, policy: BasePolicy, plan: Plan | None) -> State:
         """Return the state page. O(live requests), some tens of nanoseconds each."""

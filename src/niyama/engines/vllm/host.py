@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from niyama.engines.vllm import compat
 from niyama.engines.vllm.audit import check_books
 from niyama.engines.vllm.books import Books
+from niyama.engines.vllm.decisionlog import open_decision_log
 from niyama.engines.vllm.realised import differences, read_launch
 from niyama.engines.vllm.steering import Levers
 from niyama.engines.vllm.view import view
@@ -21,6 +22,7 @@ from niyama.latency import OnlineModel
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.lawful import lawful
 from niyama.scheduling.policy import Launch, Limits, Plan, Prefill, Request, StepOutcome
+from niyama.scheduling.recording import Recorded
 from niyama.scheduling.registry import make_policy
 from niyama.settings import Settings
 
@@ -36,7 +38,7 @@ class InFlight(NamedTuple):
     output_id: int
     launch: Launch
     plan: Plan | None
-    starts_at: float
+    launched_at: float
     policy: BasePolicy
 
 
@@ -52,9 +54,10 @@ class Host:
         self._scheduler = scheduler
         self._settings = settings
         self._model = OnlineModel()
-        self.policy: BasePolicy = self._fresh_policy()
         self._levers = Levers(scheduler)
-        self.books = Books(settings, vllm_version)
+        self._decisions = open_decision_log(settings, scheduler, vllm_version)
+        self.policy: BasePolicy = self._fresh_policy()
+        self.books = Books(settings, vllm_version, self._decisions)
         self._views: dict[str, Request] = {}
         self._vllm_requests: dict[str, Any] = {}
         self._prefilling: dict[str, Any] = {}
@@ -147,12 +150,17 @@ class Host:
         )
 
     def _starts_at(self) -> float:
-        """When the step to plan will start: now, or when the one in flight is expected to end."""
+        """When the step to plan will start: now, or when those in flight are expected to end.
+
+        Counted from when the last step really ended: predictions must not add up over steps.
+        """
         now_s = time.monotonic()
         if not self._in_flight:
             return now_s
-        last = self._in_flight[-1]
-        return max(now_s, last.starts_at + (last.plan.predicted_s if last.plan is not None else 0.0))
+        starts_at = max(self._ended_at, self._in_flight[0].launched_at)
+        for step in self._in_flight:
+            starts_at += step.plan.predicted_s if step.plan is not None else 0.0
+        return max(now_s, starts_at)
 
     def _begin(self, output: Any) -> None:
         popped = self._levers.popped()
@@ -182,7 +190,7 @@ class Host:
             if done.remaining == 0:
                 del self._prefilling[done.request_id]
                 self._decoding[done.request_id] = None
-        self._in_flight.append(InFlight(id(output), launch, self._plan, self._plan_starts_at, self.policy))
+        self._in_flight.append(InFlight(id(output), launch, self._plan, time.monotonic(), self.policy))
         self.books.begin(launch)
         if self._plan is not None:
             self.books.planned(self._plan, differences(self._plan, launch, self._greedy), self._views)
@@ -196,7 +204,7 @@ class Host:
         step = self._in_flight.popleft()
         outcome = StepOutcome(
             launch=step.launch,
-            started_at=self._ended_at if self._had_work else max(step.starts_at, self._ended_at),
+            started_at=self._ended_at if self._had_work else max(step.launched_at, self._ended_at),
             ended_at=now_s,
             completed=self._completed(step.launch, runner_output),
             extra_tokens=self._extra_tokens(output, runner_output, step.launch),
@@ -254,7 +262,11 @@ class Host:
     def _fresh_policy(self) -> BasePolicy:
         settings = self._settings
         policy = make_policy(settings.policy, self._model, settings.pacing, settings.chunk)
-        return lawful(policy) if settings.check_laws else policy
+        if settings.check_laws:
+            policy = lawful(policy)
+        if self._decisions is None:
+            return policy
+        return cast(BasePolicy, Recorded(policy, self._decisions.write_line))
 
     def _fail(self, where: str) -> None:
         """Go on without the policy; say so once per failure, not once per step."""

@@ -4,19 +4,43 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from niyama.scheduling.policy import Plan, StepOutcome
 
 logger = logging.getLogger(__name__)
 
 
-class StepLog:
-    """Appends to a file, a line per step; a full disk ends the log, not the engine."""
+class Lines:
+    """Appends JSON lines to a file; a full disk ends the log, not the engine."""
+
+    def __init__(self, path: str, name: str) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._name = name
+        self._file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  (lives as long as the engine)
+
+    def write_line(self, line: Mapping[str, Any]) -> None:
+        """Write an object; nothing once the log has ended."""
+        if self._file.closed:
+            return
+        try:
+            self._file.write(json.dumps(line) + "\n")
+        except (OSError, ValueError) as error:
+            logger.error("Niyama: the %s ends here: %s", self._name, error)
+            self._file.close()
+
+    def close(self) -> None:
+        """End the log."""
+        self._file.close()
+
+
+class StepLog(Lines):
+    """One line per step: what was planned, predicted and true."""
 
     def __init__(self, path: str) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  (lives as long as the engine)
+        super().__init__(path, "step log")
 
     def write(self, outcome: StepOutcome, plan: Plan | None, predicted_s: float, margin_s: float) -> None:
         """Write a step.
@@ -48,17 +72,4 @@ class StepLog:
             line["chunks"] = [list(chunk) for chunk in plan.chunks]
             for name in ("held", "relegated", "restored"):
                 line[name] = len(getattr(plan, name))
-        try:
-            self._file.write(json.dumps(line) + "\n")
-        except (OSError, ValueError) as error:
-            logger.error("Niyama: the step log ends here: %s", error)
-            self._file.close()
-            self.write = _ignore  # type: ignore[method-assign]
-
-    def close(self) -> None:
-        """End the log."""
-        self._file.close()
-
-
-def _ignore(outcome: StepOutcome, plan: Plan | None, predicted_s: float, margin_s: float) -> None:
-    """Stand in for a log that ended."""
+        self.write_line(line)

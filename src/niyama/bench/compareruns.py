@@ -1,0 +1,245 @@
+"""One run of a comparison, from an address to its row of figures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from niyama.bench.carriers import make_carrier
+from niyama.bench.client import Progress, Rules, run
+from niyama.bench.contestants import Contestant
+from niyama.bench.measure import Measured, Spec, measure
+from niyama.bench.planned import Lengths, make_plan
+from niyama.bench.promises import measure_step_s
+from niyama.bench.prompts import PromptMaker, Vocabulary, learn_vocabulary, make_prompts
+from niyama.bench.records import write_records
+from niyama.bench.saturation import Saturation, saturate
+from niyama.bench.scenarios import Job, Traffic
+from niyama.bench.score import client_figures, score
+from niyama.bench.sender import open_session
+from niyama.bench.target import Target, find_target
+from niyama.qos import Importance
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
+IN_FLIGHT = 128
+"""Requests in flight where the loop is closed."""
+BACKLOG_IN_FLIGHT = 64
+"""Batch requests in flight beside the interactive ones."""
+NUM_LENGTHS = 1000
+"""Requests whose lengths stand for the workload in a closed loop."""
+
+_KEPT = (
+    *("valid", "invalid_because", "requests", "errors", "wall_s", "late_share", "late_share_by_criterion"),
+    *("late_share_by_part", "goodput_rps", "finished_rps", "throughput_tps", "prompt_tps"),
+    *("ttft_s", "tbt_s", "ttlt_s", "client", "lengths", "relegated_share", "preemptions", "versions"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A server that is ready to be loaded in a closed loop."""
+
+    session: ClientSession
+    target: Target
+    vocabulary: Vocabulary
+    lengths: Lengths
+
+
+async def measure_basis(url: str, traffic: Traffic, wants_step: bool) -> dict[str, Any]:
+    """Return what a stock server sustains, and the step time of the SLO rule if wanted.
+
+    Raises:
+        ClientError: a request failed.
+        TargetError: the server cannot be measured.
+    """
+    async with open_session() as session:
+        loop = await _loop(session, url, traffic.lengths)
+        step_s = None
+        if wants_step:
+            step_s = await measure_step_s(session, loop.target, loop.vocabulary)
+        found = await _saturate(loop, traffic, Job("saturation", 0.0), IN_FLIGHT, traffic.closed_s)
+    return {
+        "saturation_qps": found.qps,
+        "saturation_tps": found.output_tps,
+        "saturation_in_flight": found.num_in_flight,
+        "saturation_seconds": traffic.closed_s,
+        "step_s": step_s,
+        "vllm_version": loop.target.vllm_version,
+    }
+
+
+async def run_job(
+    url: str,
+    contestant: Contestant,
+    job: Job,
+    traffic: Traffic,
+    saturation_qps: float,
+    *,
+    records: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run a job at a server and return its row.
+
+    Args:
+        url: The server.
+        contestant: What it is.
+        job: What to run.
+        traffic: What arrives.
+        saturation_qps: Load 1, requests per second.
+        records: File for every request; None to keep none.
+        progress: Hears of the run.
+
+    Raises:
+        ClientError: a request failed before the run.
+        TargetError: the server cannot be measured.
+    """
+    qps = job.load * saturation_qps
+    row: dict[str, Any] = {
+        "policy": contestant.policy,
+        "chunk": contestant.chunk,
+        "scenario": job.scenario,
+        "load": job.load,
+        "qps": qps,
+        "repeat": job.repeat,
+        "seed": traffic.seed + job.repeat,
+        "seconds": traffic.run_s(job.scenario),
+    }
+    if job.scenario == "alone":
+        return {**row, **await _alone(url, contestant, job, traffic)}
+    if job.scenario == "backlog":
+        return {**row, **await _backlog(url, contestant, job, traffic, saturation_qps, progress)}
+    spec = Spec(
+        url=url,
+        workload=traffic.workload(job, saturation_qps),
+        qps=qps,
+        seconds=traffic.run_s(job.scenario),
+        carrier=contestant.carrier,
+        lengths=traffic.lengths,
+    )
+    done = await measure(spec, progress=progress)
+    if records is not None:
+        write_records(records, done.header, done.flight.records)
+    return {**row, **figures(done.result), **_importance(done)}
+
+
+def figures(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a row keeps of the figures of a run."""
+    kept = {name: result[name] for name in _KEPT if name in result}
+    kept["errors"] = result["errors"]["count"]
+    by_part = result["late_share_by_part"]
+    for part in ("ttft", "tbt", "ttlt"):
+        kept[f"{part}_late_share"] = by_part[part].get("all")
+    return kept
+
+
+def _importance(done: Measured) -> dict[str, Any]:
+    shares = done.result["late_share_by_importance"]
+    records = done.flight.records
+    of_low = [r for r in records if r.importance is Importance.LOW]
+    if not of_low:
+        return {"late_share_important": done.result["late_share"].get("all"), "low_importance_share": 0.0}
+    # Normal and high importance together, weighted by their numbers.
+    counts = {name: sum(r.importance.name.lower() == name for r in records) for name in shares}
+    important = {name: n for name, n in counts.items() if name != "low"}
+    late = sum(shares[name] * n for name, n in important.items())
+    return {
+        "late_share_important": late / max(1, sum(important.values())),
+        "low_importance_share": len(of_low) / len(records),
+    }
+
+
+async def _loop(session: ClientSession, url: str, lengths: Lengths) -> Loop:
+    target = await find_target(session, url, model=None, endpoint="completions", api_key=None)
+    vocabulary = await learn_vocabulary(session, target)
+    totals = [n for n in (lengths.max_total, target.max_model_len) if n is not None]
+    fitted = replace(lengths, min_prompt=vocabulary.min_tokens, max_total=min(totals, default=None))
+    return Loop(session, target, vocabulary, fitted)
+
+
+async def _saturate(
+    loop: Loop,
+    traffic: Traffic,
+    job: Job,
+    num_in_flight: int,
+    seconds: float,
+    carrier: str = "none",
+    mix: Mapping[str, float] | None = None,
+) -> Saturation:
+    workload = traffic.workload(Job("steady", 1.0, job.repeat), 1.0)
+    if mix is not None:
+        workload = replace(workload, mix=mix)
+    plan = make_plan(workload, 1.0, num_requests=NUM_LENGTHS, lengths=loop.lengths)
+    maker = PromptMaker(loop.target, loop.vocabulary, seed=traffic.seed * 8 + 5)
+    return await saturate(
+        loop.session,
+        loop.target,
+        plan,
+        maker,
+        make_carrier(carrier, traffic.book),
+        num_in_flight=num_in_flight,
+        seconds=seconds,
+        run_id=f"{job.key}-closed",
+    )
+
+
+async def _alone(url: str, contestant: Contestant, job: Job, traffic: Traffic) -> dict[str, Any]:
+    """Run one batch class as fast as it goes: no pressure, so only throughput is judged."""
+    seconds = traffic.closed_s
+    async with open_session() as session:
+        loop = await _loop(session, url, traffic.lengths)
+        mix = traffic.mix("alone")
+        found = await _saturate(loop, traffic, job, IN_FLIGHT, seconds, contestant.carrier, mix)
+    closed = {
+        "seconds": seconds,
+        "qps": found.qps,
+        "throughput_tps": found.output_tps,
+        "goodput_rps": found.qps,
+        "finished_rps": found.qps,
+    }
+    none = dict.fromkeys(("ttft_late_share", "tbt_late_share", "ttlt_late_share", "late_share_important"))
+    return {**closed, **none, "valid": True, "invalid_because": [], "errors": 0, "late_share": {}}
+
+
+async def _backlog(
+    url: str,
+    contestant: Contestant,
+    job: Job,
+    traffic: Traffic,
+    saturation_qps: float,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Run the interactive classes in an open loop beside a closed loop of the batch class."""
+    seconds = traffic.run_s("backlog")
+    async with open_session() as session:
+        loop = await _loop(session, url, traffic.lengths)
+        workload = traffic.workload(job, saturation_qps)
+        plan = make_plan(workload, job.load * saturation_qps, seconds=seconds, lengths=loop.lengths)
+        maker = PromptMaker(loop.target, loop.vocabulary, seed=workload.seed * 8)
+        prompts = make_prompts(maker, plan.requests)
+        batch = {traffic.batch: 1.0}
+        flight, closed = await asyncio.gather(
+            run(
+                session,
+                loop.target,
+                plan.requests,
+                prompts,
+                make_carrier(contestant.carrier, traffic.book),
+                carrier=contestant.carrier,
+                run_id=job.key,
+                progress=progress,
+            ),
+            _saturate(loop, traffic, job, BACKLOG_IN_FLIGHT, seconds, contestant.carrier, batch),
+        )
+    found = score(flight.records, traffic.book, "strict", flight.wall_s)
+    found |= client_figures(flight, Rules())
+    return {
+        **figures(found),
+        "late_share_important": found["late_share"].get("all"),
+        "backlog_tps": closed.output_tps,
+        "throughput_tps": found["throughput_tps"] + closed.output_tps,
+    }

@@ -1,0 +1,86 @@
+"""A comparison on disk: what is done stays done, so that hours of runs survive an interruption.
+
+DIR/settings.json          what all runs have in common; another comparison needs another folder
+DIR/basis.json             what stock vLLM sustains, and the step time of the SLO rule
+DIR/runs/CONTESTANT/RUN.json   one file per finished run
+DIR/logs, DIR/records      output of the servers; every request, with --records
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from niyama.bench.contestants import Contestant
+from niyama.bench.scenarios import Job
+from niyama.wording import one_line, shown
+
+
+class StoreError(RuntimeError):
+    """A folder that cannot be used; the text is one line."""
+
+
+class Store:
+    """The folder of one comparison.
+
+    Raises:
+        StoreError: the folder cannot be written, or holds a comparison with other settings.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        try:
+            for part in ("runs", "logs", "records"):
+                (folder / part).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(one_line(f"--out {folder}: cannot make it: {error.strerror}")) from None
+        plain = json.loads(json.dumps(settings))
+        found = self.read("settings")
+        if found is None:
+            self.write("settings", plain)
+            return
+        for name in sorted(found.keys() | plain.keys()):
+            if found.get(name) != plain.get(name):
+                raise StoreError(
+                    f"--out {folder}: it holds runs with {name} {shown(found.get(name))}, not "
+                    f"{shown(plain.get(name))}; allowed: the same settings, or another folder"
+                )
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """Return a file's object, or None if it is not there. Raises StoreError if it is damaged."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StoreError(one_line(f"{path}: cannot read it: {error}")) from None
+        if not isinstance(content, dict):
+            raise StoreError(f"{path}: holds no object; remove it to run again")
+        return content
+
+    def write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a file, whole or not at all. Raises StoreError."""
+        path = self.folder / f"{name}.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = path.with_suffix(".part")
+            scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            os.replace(scratch, path)
+        except OSError as error:
+            raise StoreError(one_line(f"{path}: cannot write: {error.strerror}")) from None
+
+    def run(self, contestant: Contestant, job: Job) -> dict[str, Any] | None:
+        """Return a finished run, or None."""
+        return self.read(f"runs/{contestant.key}/{job.key}")
+
+    def keep(self, contestant: Contestant, job: Job, row: Mapping[str, Any]) -> None:
+        """Keep a finished run."""
+        self.write(f"runs/{contestant.key}/{job.key}", row)
+
+    def records_file(self, contestant: Contestant, job: Job) -> Path:
+        """Return where every request of a run goes."""
+        return self.folder / "records" / f"{contestant.key}-{job.key}.jsonl"

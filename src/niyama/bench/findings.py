@@ -1,0 +1,184 @@
+"""What a comparison found: its rows, their means over the repeats, and what it was run for."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from niyama.bench.contestants import STOCK
+from niyama.bench.knee import MAX_LATE
+
+Row = Mapping[str, Any]
+
+AGREED_LATE_OF_STOCK, AGREED_LATE_OF_FCFS = 0.5, 0.2
+AGREED_THROUGHPUT = 0.98
+AGREED_KNEE = {"vllm-fcfs": 1.3, "best stock": 1.0}
+AGREED_EMULATED_KNEE = {"vllm-fcfs": 1.5, "best stock": 1.1}
+
+OURS = "niyama"
+
+
+def group(rows: Iterable[Row]) -> dict[tuple[str, float, str], list[Row]]:
+    """Return the repeats of each scenario, load and policy, in the order of the rows."""
+    found: dict[tuple[str, float, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["scenario"], row["load"], row["policy"]), []).append(row)
+    return found
+
+
+def mean_of(rows: Sequence[Row], value: Callable[[Row], float | None]) -> float | None:
+    """Return the mean over the repeats that have the value."""
+    values = [v for row in rows if (v := value(row)) is not None]
+    return statistics.fmean(values) if values else None
+
+
+def spread_of(rows: Sequence[Row], value: Callable[[Row], float | None]) -> tuple[float, float] | None:
+    """Return the smallest and the largest over the repeats, or None with fewer than two."""
+    values = [v for row in rows if (v := value(row)) is not None]
+    return (min(values), max(values)) if len(values) > 1 else None
+
+
+def late_all(row: Row) -> float | None:
+    """Return the share of late requests, all classes together."""
+    share: float | None = row["late_share"].get("all")
+    return share
+
+
+def worst_class(row: Row) -> float | None:
+    """Return the largest late share of a class."""
+    shares = [share for name, share in row["late_share"].items() if name != "all"]
+    return max(shares, default=None)
+
+
+def findings(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what was aimed for and what came out: `what`, `value`, `bound`, `is_met`.
+
+    Only what the runs can say is in it; the bounds are those of the project (docs/compare.md).
+    """
+    rows = group(result["runs"])
+    found: list[dict[str, Any]] = []
+
+    def add(what: str, value: float | None, bound: float, *, at_most: bool) -> None:
+        if value is not None:
+            is_met = value <= bound + 1e-9 if at_most else value >= bound - 1e-9
+            found.append({"what": what, "value": value, "bound": bound, "at_most": at_most, "is_met": is_met})
+
+    for scenario, load, policy in rows:
+        of_ours = rows[scenario, load, policy]
+        if policy != OURS:
+            continue
+        where = f"{scenario} at {load:g}"
+        if scenario == "steady" and load < 1:
+            add(f"{where}: the latest class", mean_of(of_ours, worst_class), MAX_LATE, at_most=True)
+        if scenario == "low":
+            important = mean_of(of_ours, lambda row: row["late_share_important"])
+            add(f"{where}: important requests late", important, MAX_LATE, at_most=True)
+        if scenario == "steady" and load > 1:
+            late = mean_of(of_ours, late_all)
+            add(
+                f"{where}: late, of the best stock's",
+                _share(late, _best_stock_late(rows, load)),
+                AGREED_LATE_OF_STOCK,
+                at_most=True,
+            )
+            add(
+                f"{where}: late, of vllm-fcfs's",
+                _share(late, _late(rows, load, "vllm-fcfs")),
+                AGREED_LATE_OF_FCFS,
+                at_most=True,
+            )
+        if scenario == "alone":
+            add(
+                "alone: throughput, of stock's",
+                _of_stock_throughput(rows, result, of_ours),
+                AGREED_THROUGHPUT,
+                at_most=False,
+            )
+    bounds = AGREED_KNEE if result["engine"]["kind"] == "real" else AGREED_EMULATED_KNEE
+    for rival, ratio in knee_ratios(result["knees"]).items():
+        add(f"knee, of {rival}'s", ratio, bounds[rival], at_most=False)
+    return found
+
+
+def knee_ratios(knees: Mapping[str, Row]) -> dict[str, float]:
+    """Return our knee over that of FCFS and of the best stock configuration, where both are known."""
+    ours = knees.get(OURS, {}).get("load")
+    stock = {name: knees[name]["load"] for name in STOCK if name in knees}
+    rivals = {"vllm-fcfs": stock.get("vllm-fcfs"), "best stock": max(stock.values(), default=None)}
+    return {name: ours / load for name, load in rivals.items() if ours is not None and load}
+
+
+def _late(rows: Mapping[tuple[str, float, str], list[Row]], load: float, policy: str) -> float | None:
+    return mean_of(rows.get(("steady", load, policy), []), late_all)
+
+
+def _best_stock_late(rows: Mapping[tuple[str, float, str], list[Row]], load: float) -> float | None:
+    return min((late for name in STOCK if (late := _late(rows, load, name)) is not None), default=None)
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    if part is None or whole is None:
+        return None
+    return part / whole if whole else (0.0 if part == 0 else float("inf"))
+
+
+def _of_stock_throughput(
+    rows: Mapping[tuple[str, float, str], list[Row]], result: Mapping[str, Any], of_ours: Sequence[Row]
+) -> float | None:
+    ours = mean_of(of_ours, lambda row: row["throughput_tps"])
+    stock = [mean_of(rows.get(("alone", 0.0, name), []), lambda row: row["throughput_tps"]) for name in STOCK]
+    known = [tps for tps in stock if tps is not None]
+    # The basis is stock vLLM with the largest chunk, which tuning for lateness may not have chosen.
+    return _share(ours, max([*known, result["saturation_tps"]])) if known else None
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Return the rows as a Markdown table, the repeats of each put together."""
+    occur = {name for row in result["runs"] for name in row["late_share"]}
+    names = [name for name in result["classes"] if name in occur]
+    heads = ["scenario", "load", "policy", "late, all", *names, "important", "in time, req/s", "tokens/s"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for (scenario, load, policy), rows in group(result["runs"]).items():
+        chunk = rows[0]["chunk"]
+        cells = [scenario, f"{load:g}" if load else "", policy + (f" ({chunk})" if chunk else "")]
+        cells.append(_percent(mean_of(rows, late_all)) + _spread(spread_of(rows, late_all)))
+        for name in names:
+            cells.append(_percent(mean_of(rows, partial(_late_of, name))))
+        cells.append(_percent(mean_of(rows, lambda row: row["late_share_important"])))
+        cells.append(_number(mean_of(rows, lambda row: row["goodput_rps"]), ".2f"))
+        cells.append(_number(mean_of(rows, lambda row: row["throughput_tps"]), ".0f"))
+        if not all(row["valid"] for row in rows):
+            cells[2] += " INVALID"
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def knee_table(result: Mapping[str, Any]) -> str:
+    """Return the knees as a Markdown table; empty without any."""
+    if not result["knees"]:
+        return ""
+    lines = ["| policy | knee, load | requests/s |", "|---|---|---|"]
+    for policy, knee in result["knees"].items():
+        chunk = f" ({knee['chunk']})" if knee["chunk"] else ""
+        chunk += "" if knee.get("valid", True) else " INVALID"
+        lines.append(f"| {policy}{chunk} | {knee['load']:g} | {knee['qps']:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _late_of(name: str, row: Row) -> float | None:
+    share: float | None = row["late_share"].get(name)
+    return share
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _spread(spread: tuple[float, float] | None) -> str:
+    return "" if spread is None else f" ({spread[0]:.1%} to {spread[1]:.1%})"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

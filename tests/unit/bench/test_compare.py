@@ -1,0 +1,140 @@
+"""What is run, on which server, and what is not run again; the runs themselves are scripted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.bench.comparisons import row
+
+from niyama.bench import compare
+from niyama.bench.compare import Comparer, Comparison
+from niyama.bench.compareresult import result_of
+from niyama.bench.comparestore import Store
+from niyama.bench.contestants import Contestant, Engine
+from niyama.bench.planned import Lengths
+from niyama.bench.scenarios import Job, Traffic
+from niyama.qos import paper_book
+from niyama.workload.generate import load_lengths
+
+KNEES = {"vllm-fcfs-256": 0.6, "vllm-fcfs-512": 0.7, "niyama": 1.1}
+"""Up to these loads a scripted server keeps every class in time."""
+
+
+class Machine:
+    """Counts servers and runs, and answers as if each server had its knee."""
+
+    def __init__(self) -> None:
+        self.served: list[str] = []
+        self.ran: list[tuple[str, str, float]] = []
+        self.running = 0
+
+    @contextmanager
+    def serving(self, words: Sequence[str], port: int, log: Path, env: Mapping[str, str]) -> Iterator[str]:
+        self.running += 1
+        assert self.running == 1, "one server at a time"
+        self.served.append(log.stem)
+        yield log.stem
+        self.running -= 1
+
+    async def basis(self, url: str, traffic: Traffic, wants_step: bool) -> dict[str, Any]:
+        step_s = 0.04 if wants_step else None
+        return {"saturation_qps": 10.0, "saturation_tps": 700.0, "step_s": step_s}
+
+    async def run(
+        self, url: str, contestant: Contestant, job: Job, traffic: Traffic, qps: float, **_: Any
+    ) -> dict[str, Any]:
+        assert url == contestant.key
+        self.ran.append((contestant.key, job.scenario, job.load))
+        late = max(0.0, job.load - KNEES[contestant.key])
+        return row(
+            contestant.policy,
+            job.scenario,
+            job.load,
+            late={"a": late},
+            repeat=job.repeat,
+            chunk=contestant.chunk,
+        )
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine()
+    monkeypatch.setattr(compare, "serving", made.serving)
+    monkeypatch.setattr(compare, "measure_basis", made.basis)
+    monkeypatch.setattr(compare, "run_job", made.run)
+    return made
+
+
+def comparer(folder: Path, **more: Any) -> Comparer:
+    traffic = Traffic(
+        trace="azure-conv", rows=load_lengths("azure-conv"), lengths=Lengths(), book=paper_book()
+    )
+    what = Comparison(
+        engine=Engine(model="org/m"),
+        policies=["vllm-fcfs", "niyama"],
+        chunks=[256, 512],
+        traffic=traffic,
+        **{"loads": [0.85, 1.3], **more},
+    )
+    return Comparer(what, Store(folder, {}), lambda text: None)
+
+
+def test_stock_gets_its_best_chunk_and_each_server_runs_once(machine: Machine, tmp_path: Path) -> None:
+    done = comparer(tmp_path, repeats=2)
+    done.run()
+    assert done.best_chunk == {"vllm-fcfs": 512}
+    assert machine.running == 0
+    assert [job for job in machine.ran if job[1] == "steady"] == [
+        (key, "steady", load) for key in ("vllm-fcfs-512", "niyama") for load in (0.85, 1.3, 0.85, 1.3)
+    ]
+    assert machine.served == ["vllm-fcfs-512", "vllm-fcfs-256", "vllm-fcfs-512", "niyama"]
+    found = result_of(done)
+    assert {run["chunk"] for run in found["runs"]} == {512, None}
+    assert len(found["runs"]) == 8
+    assert len(found["tuning"]) == 2
+
+
+def test_what_is_done_is_not_done_again(machine: Machine, tmp_path: Path) -> None:
+    comparer(tmp_path, scenarios=["steady", "backlog"], wants_knee=True).run()
+    machine.served.clear()
+    machine.ran.clear()
+    again = comparer(tmp_path, scenarios=["steady", "backlog"], wants_knee=True)
+    again.run()
+    assert (machine.served, machine.ran) == ([], [])
+    assert again.knees["niyama"]["load"] == 1.1
+    (tmp_path / "runs" / "niyama" / "steady-1.300-0.json").unlink()
+    comparer(tmp_path, scenarios=["steady", "backlog"], wants_knee=True).run()
+    assert machine.served == ["niyama"]
+    assert machine.ran == [("niyama", "steady", 1.3)]
+
+
+def test_a_knee_of_stock_is_that_of_its_best_chunk(machine: Machine, tmp_path: Path) -> None:
+    done = comparer(tmp_path, scenarios=[], wants_knee=True)
+    done.run()
+    assert done.knees["vllm-fcfs"] == {"load": 0.7, "qps": pytest.approx(7.0), "chunk": 512}
+    assert done.knees["niyama"] == {"load": 1.1, "qps": pytest.approx(11.0), "chunk": None}
+    # The other chunk only has to show that it is no better.
+    assert [job for job in machine.ran if job[:2] == ("vllm-fcfs-256", "knee")] == [
+        ("vllm-fcfs-256", "knee", 0.75)
+    ]
+
+
+def test_the_backlog_runs_at_a_share_of_the_own_knee(machine: Machine, tmp_path: Path) -> None:
+    comparer(tmp_path, scenarios=["backlog"]).run()
+    backlog = [job for job in machine.ran if job[1] == "backlog"]
+    assert backlog == [("vllm-fcfs-512", "backlog", 0.63), ("niyama", "backlog", 0.99)]
+
+
+def test_promises_follow_the_measured_step_unless_they_are_given(machine: Machine, tmp_path: Path) -> None:
+    ruled = comparer(tmp_path / "rule")
+    ruled.run()
+    assert ruled.traffic.book.classes["interactive"].slo.tbt_s == pytest.approx(0.1)
+    given = comparer(tmp_path / "given", book=paper_book())
+    given.run()
+    assert given.traffic.book.classes["interactive"].slo.tbt_s == 0.05
+    assert given.basis["step_s"] is None
+    assert "interactive-low" in (tmp_path / "given" / "qos.yaml").read_text()

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from niyama.bench.comparestore import Store, StoreError
+from niyama.bench.contestants import Contestant
+from niyama.bench.scenarios import Job
+
+SETTINGS = {"trace": "azure-conv", "seed": 1, "classes": None}
+STOCK, JOB = Contestant("vllm-fcfs", 512), Job("steady", 0.85)
+
+
+def test_a_finished_run_is_found_again(tmp_path: Path) -> None:
+    Store(tmp_path / "new" / "out", SETTINGS).keep(STOCK, JOB, {"late_share": {"all": 0.25}})
+    again = Store(tmp_path / "new" / "out", SETTINGS)
+    assert again.run(STOCK, JOB) == {"late_share": {"all": 0.25}}
+    assert again.run(Contestant("vllm-fcfs", 256), JOB) is None
+    assert again.run(STOCK, Job("steady", 0.85, 1)) is None
+
+
+def test_other_settings_need_another_folder(tmp_path: Path) -> None:
+    Store(tmp_path, SETTINGS)
+    with pytest.raises(StoreError, match="it holds runs with seed 1, not 2; allowed"):
+        Store(tmp_path, {**SETTINGS, "seed": 2})
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path, SETTINGS)
+    store.keep(STOCK, JOB, {})
+    (tmp_path / "runs" / STOCK.key / f"{JOB.key}.json").write_text("{")
+    with pytest.raises(StoreError, match=r"steady-0\.850-0\.json: cannot read it"):
+        store.run(STOCK, JOB)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot make it"):
+        Store(tmp_path / "file", SETTINGS)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.unit.bench.comparisons import result, row
+
+from niyama.bench.comparereport import report_html
+from niyama.bench.compareresult import as_text
+from niyama.bench.findings import findings, knee_ratios, knee_table, table
+
+
+def found(runs: list[dict[str, Any]], **more: Any) -> dict[str, tuple[Any, bool]]:
+    return {one["what"]: (one["value"], one["is_met"]) for one in findings(result(runs, **more))}
+
+
+def test_overload_is_held_against_the_best_stock_and_fcfs() -> None:
+    runs = [
+        row("vllm-fcfs", late={"a": 0.6, "b": 0.0}),
+        row("vllm-priority", late={"a": 0.1, "b": 0.1}),
+        row("niyama", late={"a": 0.04, "b": 0.08}),
+    ]
+    values = found(runs)
+    assert values["steady at 1.3: late, of the best stock's"] == (pytest.approx(0.6), False)
+    assert values["steady at 1.3: late, of vllm-fcfs's"] == (pytest.approx(0.2), True)
+
+
+def test_below_load_one_the_latest_class_counts_over_the_repeats() -> None:
+    runs = [
+        row("niyama", load=0.85, late={"a": 0.0, "b": share}, repeat=n) for n, share in enumerate([0.0, 0.03])
+    ]
+    value, is_met = found(runs)["steady at 0.85: the latest class"]
+    assert (value, is_met) == (pytest.approx(0.015), False)
+
+
+def test_importance_and_throughput_have_their_bounds() -> None:
+    runs = [
+        row("niyama", "low", late={"a": 0.1}, late_share_important=0.01),
+        row("niyama", "alone", 0.0, throughput_tps=97.0),
+        row("vllm-fcfs", "alone", 0.0, throughput_tps=90.0),
+    ]
+    assert found(runs) == {
+        "low at 1.3: important requests late": (0.01, True),
+        # Against the most that stock showed: the basis with its largest chunk.
+        "alone: throughput, of stock's": (pytest.approx(0.97), False),
+    }
+
+
+def test_nobody_late_anywhere_is_no_division_by_zero() -> None:
+    runs = [row(policy, late={"a": 0.0}) for policy in ("vllm-fcfs", "niyama")]
+    assert all(is_met for _, is_met in found(runs).values())
+
+
+def test_knees_are_compared_with_fcfs_and_the_best_stock() -> None:
+    knees: dict[str, dict[str, Any]] = {
+        "vllm-fcfs": {"load": 0.5, "qps": 5, "chunk": 256},
+        "vllm-priority": {"load": 0.8, "qps": 8, "chunk": 512},
+        "niyama": {"load": 1.0, "qps": 10, "chunk": None},
+    }
+    assert knee_ratios(knees) == {"vllm-fcfs": 2.0, "best stock": 1.25}
+    assert found([], knees=knees)["knee, of best stock's"] == (1.25, True)
+    emulated = found(
+        [], knees={**knees, "niyama": {"load": 0.85, "qps": 8.5, "chunk": None}}, engine={"kind": "emulated"}
+    )
+    assert emulated["knee, of best stock's"][1] is False
+    assert knee_ratios({"niyama": knees["niyama"]}) == {}
+    assert "| vllm-priority (512) | 0.8 | 8.00 |" in knee_table(result([], knees=knees))
+
+
+def test_the_table_puts_repeats_together_with_their_spread() -> None:
+    runs = [row("vllm-fcfs", late={"a": share}, repeat=n) for n, share in enumerate([0.1, 0.3])]
+    line = table(result(runs)).splitlines()[-1]
+    assert line.startswith("| steady | 1.3 | vllm-fcfs (512) | 20.0% (10.0% to 30.0%) | 20.0% |")
+
+
+def test_the_text_says_when_figures_do_not_count() -> None:
+    runs = [row("niyama", late={"a": 0.0}, valid=False, invalid_because=["fell behind"])]
+    whole = result(runs, shortened=True)
+    text = as_text({**whole, "findings": findings(whole)})
+    assert "SHORTENED" in text
+    assert "niyama INVALID" in text
+
+
+def test_the_report_stands_alone_and_says_what_it_is() -> None:
+    pytest.importorskip("matplotlib")
+    runs = [
+        row("vllm-fcfs", late={"a": 0.6, "b<": 0.0}),
+        row("niyama", late={"a": 0.04, "b<": 0.08}, valid=False, invalid_because=["fell behind"]),
+        row("niyama", "alone", 0.0),
+        row("niyama", "backlog", 0.45, late={"a": 0.0}),
+    ]
+    knees = {"niyama": {"load": 1.0, "qps": 10.0, "chunk": None}}
+    page = report_html(result(runs, knees=knees, shortened=True))
+    assert page == report_html(result(runs, knees=knees, shortened=True)), "same figures, same bytes"
+    assert "vLLM computing the demo model" in page
+    assert "SHORTENED" in page
+    assert "INVALID: 1 runs" in page
+    assert page.count("<img") == 6
+    assert "src='http" not in page
+    assert "<b<" not in page

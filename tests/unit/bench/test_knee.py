@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from niyama.bench.knee import GRID, is_in_time, passes, raise_knee
+
+
+def search(limit: float, floor: float = 0.0) -> tuple[float, list[float]]:
+    """Return the knee that is found where loads up to `limit` hold, and what was tried."""
+    tried: list[float] = []
+
+    async def holds(load: float) -> bool:
+        tried.append(load)
+        return load <= limit + 1e-9
+
+    return asyncio.run(raise_knee(holds, floor)), tried
+
+
+@pytest.mark.parametrize("limit", [0.0, *GRID, 99.0])
+def test_the_knee_is_found_wherever_it_is_in_few_tries(limit: float) -> None:
+    found, tried = search(limit)
+    assert found == pytest.approx(min(limit, GRID[-1]))
+    assert len(tried) == len(set(tried)) <= 7
+
+
+@pytest.mark.parametrize("limit", [0.3, 0.8, 0.85, 1.4, 9.0])
+def test_a_known_floor_is_raised_or_kept(limit: float) -> None:
+    found, tried = search(limit, floor=0.8)
+    assert found == pytest.approx(max(0.8, min(limit, GRID[-1])))
+    assert tried[0] == pytest.approx(0.85)
+    assert min(tried) > 0.8
+    if limit <= 0.8:
+        assert len(tried) == 1
+
+
+def test_a_floor_at_the_top_costs_nothing() -> None:
+    assert search(5.0, floor=GRID[-1]) == (GRID[-1], [])
+
+
+def test_every_class_has_to_be_in_time() -> None:
+    assert is_in_time({"all": 0.5, "a": 0.01, "b": 0.0})
+    assert not is_in_time({"all": 0.001, "a": 0.0101, "b": 0.0})
+    assert not is_in_time({}), "a run without requests shows nothing"
+
+
+def test_a_run_with_errors_does_not_pass() -> None:
+    assert passes({"errors": 0, "late_share": {"all": 0.0, "a": 0.0}})
+    assert not passes({"errors": 1, "late_share": {"all": 0.0, "a": 0.0}})

@@ -1,0 +1,172 @@
+"""Everything but the command line, against a server on loopback."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.bench.sseserver import Reply, prompt_tokens, sse_server
+
+from niyama.bench.client import Rules, run_async
+from niyama.bench.measure import Measured, Spec, measure
+from niyama.bench.planned import Lengths
+from niyama.bench.report import report_html
+from niyama.bench.sender import ClientError
+from niyama.bench.servermetrics import read_counters, server_figures
+from niyama.bench.summary import describe
+from niyama.qos import paper_book
+from niyama.workload.arrivals import poisson
+from niyama.workload.generate import Workload, load_lengths
+
+
+def spec(url: str, **changes: Any) -> Spec:
+    workload = Workload(
+        name="azure-conv", lengths=load_lengths("azure-conv"), book=paper_book(), arrivals=poisson, seed=1
+    )
+    usual = Spec(
+        url=url,
+        workload=workload,
+        qps=200.0,
+        num_requests=30,
+        lengths=Lengths(scale=0.05),
+        num_warmup=2,
+        rules=Rules(max_lag_s=60.0),
+        carrier="header",
+    )
+    return replace(usual, **changes)
+
+
+@pytest.fixture(scope="module")
+def done() -> Measured:
+    with sse_server() as server:
+        return run_async(measure(spec(server.url)))
+
+
+def test_every_request_is_served_as_planned(done: Measured) -> None:
+    result = done.result
+    assert result["valid"]
+    assert (result["requests"], result["errors"]["count"]) == (30, 0)
+    assert result["lengths"]["prompt_off_share"] == result["lengths"]["output_off_share"] == 0
+    assert set(result["late_share"]) == {"all", "background", "batch", "interactive"}
+    assert result["relegated_share"] is None
+    assert done.header.versions["vllm"] == "0.32.0"
+    assert {record.carrier for record in done.flight.records} == {"header"}
+    json.dumps(result, allow_nan=False)
+
+
+def test_no_two_prompts_begin_alike_and_warm_up_is_not_scored() -> None:
+    with sse_server() as server:
+        run_async(measure(spec(server.url)))
+        prompts = [tuple(body["prompt"][:16]) for body in server.seen]
+        salts = [body.get("cache_salt") for body in server.seen[-32:]]
+    assert len(prompts) - 32 == 1  # the probe, two to warm up, thirty
+    assert len(set(prompts)) == len(prompts)
+    assert len(set(salts)) == 2
+    assert salts.count(salts[-1]) == 30
+
+
+def test_context_of_the_model_is_respected_and_said(done: Measured) -> None:
+    with sse_server() as server:
+        cut = run_async(measure(spec(server.url, lengths=Lengths(scale=100.0, max_output=5), num_requests=3)))
+        lengths = [prompt_tokens(body) + body["max_tokens"] for body in server.seen]
+    assert max(lengths) <= 4096
+    assert cut.result["workload"]["cut_share"] == 1
+    assert "100.0% of the requests had their lengths cut" in describe(cut.result)
+    assert "lengths of the trace times 0.05" in describe(done.result)
+
+
+def test_load_is_a_share_of_what_the_server_sustains() -> None:
+    with sse_server() as server:
+        changes = {"qps": None, "load": 0.5, "saturation_s": 1.0, "saturation_in_flight": 4}
+        result = run_async(measure(spec(server.url, **changes))).result
+    workload = result["workload"]
+    assert workload["saturation_qps"] > 0
+    assert workload["qps"] == pytest.approx(0.5 * workload["saturation_qps"])
+    assert f"(load 0.5 of {workload['saturation_qps']:.2f}/s)" in describe(result)
+
+
+async def refuse(reply: Reply) -> None:
+    """Take the probe and refuse everything else."""
+    if reply.body["max_tokens"] == 2 and reply.headers.get("x-request-id") is None:
+        await reply.tokens(1, 2)
+    else:
+        await reply.refuse(503, {"error": {"message": "busy"}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "a warm-up request failed: HTTP 503: busy"),
+        (
+            {"num_warmup": 0, "qps": None, "load": 1.0, "saturation_in_flight": 4},
+            "what the server sustains: HTTP 503: busy",
+        ),
+        ({"num_warmup": 0, "num_requests": None, "seconds": 1e-9}, "no request arrives in 1e-09 s"),
+    ],
+)
+def test_what_fails_before_the_run_is_one_line(changes: dict[str, Any], said: str) -> None:
+    with sse_server(script=refuse) as server, pytest.raises(ClientError) as failure:
+        run_async(measure(spec(server.url, **changes)))
+    assert said in str(failure.value)
+
+
+def test_a_run_of_nothing_but_errors_still_has_a_report() -> None:
+    rules = Rules(max_lag_s=60.0, max_consecutive_errors=5)
+    with sse_server(script=refuse) as server:
+        done = run_async(measure(spec(server.url, num_warmup=0, rules=rules)))
+    assert not done.result["valid"]
+    assert "INVALID: stopped after 5 errors in a row" in describe(done.result)
+    assert "INVALID" in report_html(done.header, done.flight.records, done.result)
+
+
+def test_report_stands_alone(done: Measured, tmp_path: Path) -> None:
+    page = report_html(done.header, done.flight.records, done.result)
+    assert page.count("data:image/svg+xml;base64,") == 3
+    assert {link[:5] for link in re.findall(r"(?:src|href)=[\"']?(.{5})", page)} == {"data:"}
+    for text in ("interactive", "azure-conv", "0.32.0", "seed", done.header.run_id):
+        assert text in page
+
+
+def test_report_escapes_what_comes_from_outside(done: Measured) -> None:
+    result = {**done.result, "invalid_because": ["<script>alert(1)</script>"]}
+    assert "<script>" not in report_html(done.header, done.flight.records, result)
+
+
+def test_summary_has_a_line_per_class(done: Measured) -> None:
+    text = describe(done.result)
+    lines = {line.split(" ")[0]: line for line in text.splitlines()}
+    for name in ("all", "interactive", "batch", "background"):
+        assert "%" in lines[name]
+    assert "us of CPU per token" in lines["client:"]
+
+
+METRICS = """
+# HELP niyama_requests_total Requests
+niyama_requests_total{engine="0",model_name="m",outcome="met",qos_class="chat"} 10.0
+niyama_requests_total{engine="0",model_name="m",outcome="missed",qos_class="chat"} 2.0
+niyama_relegated_requests_finished_total{engine="0",model_name="m",outcome="missed",qos_class="chat"} 1.0
+niyama_requests_created{engine="0"} 1e9
+vllm:prefix_cache_queries_total{engine="0"} 400.0
+vllm:prefix_cache_hits_total{engine="0"} 100.0
+vllm:num_preemptions_total{engine="0"} 3.0
+"""
+
+
+def test_server_figures_are_what_grew_over_the_run() -> None:
+    after = read_counters(METRICS)
+    before = read_counters(
+        METRICS.replace("} 10.0", "} 8.0").replace("} 400", "} 200").replace("} 100", "} 90")
+    )
+    figures = server_figures(before, after)
+    assert figures["relegated_share"] == 0
+    assert figures["prefix_cache_hit_share"] == pytest.approx(10 / 200)
+    assert figures["preemptions"] == 0
+    figures = server_figures({}, after)
+    assert figures["relegated_share"] == pytest.approx(1 / 12)
+    assert figures["relegated_share_by_class"] == {"chat": pytest.approx(1 / 12)}
+    assert figures["preemptions"] == 3
+    assert server_figures({}, {})["relegated_share"] is None

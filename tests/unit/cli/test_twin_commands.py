@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.unit.bench.recorded import arrivals, record, save
+
+from niyama.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(record(arrivals(80, 8.0)), tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_a_run_is_calibrated_and_replayed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile, report, errors = tmp_path / "p.json", tmp_path / "r.json", tmp_path / "e.json"
+    assert main(["calibrate", str(folder), "--out", str(profile), "--json", str(errors)]) == 0
+    assert json.loads(errors.read_text())["errors"]["decode only"]["mean_abs_error_share"] < 0.05
+    assert "HELD-OUT STEPS OF" in capsys.readouterr().out
+    words = ["--profile", str(profile), "--repeats", "1", "--json", str(report)]
+    assert main(["replay", str(folder), *words, "--png", str(tmp_path / "r.png")]) == 0
+    assert "MEASURED" in capsys.readouterr().out
+    found = json.loads(report.read_text())
+    assert abs(found["error"]["ttlt_s"]["all"]["p50"]) < 0.02
+    assert found["parity"]["plans_different"] == 0
+    assert set(found["measured"]) == set(found["simulated"]) == set(found["error"])
+    assert set(found["measured"]["ttft_s"]) == {"all", "batch", "chat"}
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_profile_file_serves_the_simulator(folder: Path, tmp_path: Path) -> None:
+    profile, result = tmp_path / "p.json", tmp_path / "s.json"
+    assert main(["calibrate", str(folder / "decisions.jsonl"), "--out", str(profile)]) == 0
+    words = f"simulate --profile {profile} --qps 1 --requests 20 --trace azure-conv --json {result}"
+    assert main(words.split()) == 0
+    assert json.loads(result.read_text())["requests"] == 20
+
+
+def test_step_logs_alone_give_step_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, profile = tmp_path / "steps.jsonl", tmp_path / "p.json"
+    line = '{{"duration_s": {}, "num_prefill_tokens": {}, "num_decode_tokens": 4, "decode_context": 9, '
+    line += '"prefill_context": 0, "attention_pairs": 0, "is_clean": {}}}\n'
+    steps = [line.format(0.01 + 1e-4 * n, n, "true") for n in range(0, 400, 5)]
+    log.write_text("".join([*steps, line.format(9.0, 1, "false")]))
+    assert main(["calibrate", str(log), "--out", str(profile), "--name", "flat"]) == 0
+    saved = json.loads(profile.read_text())
+    assert (saved["name"], saved["overheads"]) == ("flat", None)
+    assert saved["errors"]["all"]["mean_abs_error_share"] < 0.01
+    assert "DELAY" not in capsys.readouterr().out
+
+
+def test_one_profile_writes_the_same_bytes_again(folder: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert main(["calibrate", str(folder), "--name", "x", "--out", str(tmp_path / name)]) == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_decisions_are_made_again_without_a_profile(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replay", str(folder), "--parity"]) == 0
+    assert "0 differ" in capsys.readouterr().out
+    log = tmp_path / "other.jsonl"
+    text = (folder / "decisions.jsonl").read_text()
+    changed = text.replace('"is_clean": true', '"is_clean": false')
+    assert changed != text
+    log.write_text(changed)
+    assert main(["replay", str(log), "--parity", "--json", str(tmp_path / "p.json")]) == 1
+    assert json.loads((tmp_path / "p.json").read_text())["parity"]["first_differences"]
+    assert "the first plan that differs is call" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("replay {0}", "--profile: missing; give a file of `niyama calibrate`, or --parity"),
+        ("replay {0} --profile {0}/none.json", "none.json: cannot be read"),
+        ("replay {0} --profile {0}/decisions.jsonl", "decisions.jsonl: not JSON"),
+        ("replay {0}/none --parity", "none: No such file or directory"),
+        ("replay {0} --parity --repeats 0", "--repeats: 0 is no number of simulations"),
+        ("calibrate {0}/none --out x", "none: cannot be read"),
+        ("calibrate {1} --out x", "no decisions.jsonl in it; serve with --decision-log"),
+        ("calibrate {0}/records.jsonl --out x", "records.jsonl:1: "),
+        ("calibrate {0} --out {0}", "cannot be written"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(
+    folder: Path, tmp_path: Path, words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words.format(folder, tmp_path).split()) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from niyama.scheduling.load import (
+    ALPHA_PER_LEVEL,
+    LOAD_KNEE,
+    LOAD_PER_LEVEL,
+    LOAD_WINDOW_S,
+    MAX_LEVEL,
+    PRESSED_S,
+    SHORTEST_S,
+    SIZES_PER_OCTAVE,
+    Load,
+)
+
+
+def offered(share: float, work_s: float = 0.5) -> tuple[Load, float]:
+    """Return a load that has lasted for long, and the instant."""
+    load, now_s = Load(), 0.0
+    while now_s < 10 * LOAD_WINDOW_S:
+        load.add(work_s, now_s)
+        now_s += work_s / share
+    return load, now_s
+
+
+def test_load_steady_arrivals_tend_to_their_share() -> None:
+    load, now_s = offered(0.5)
+    assert load.share(now_s) == pytest.approx(0.5, rel=0.02)
+
+
+def test_load_young_average_counts_what_came_so_far() -> None:
+    load = Load()
+    assert load.share(5.0) == 0.0
+    load.add(4.0, 100.0)
+    assert load.share(100.0) == pytest.approx(4.0 / SHORTEST_S)
+    for second in range(101, 130):
+        load.add(0.8, second)
+    assert load.share(130.0) == pytest.approx(0.9, rel=0.15)
+
+
+def test_load_without_arrivals_fades_by_its_window() -> None:
+    load, now_s = offered(1.5)
+    faded = load.share(now_s + LOAD_WINDOW_S) / load.share(now_s)
+    assert faded == pytest.approx(1 / math.e)
+    assert load.share(now_s + 1000 * LOAD_WINDOW_S) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_load_is_the_same_at_any_time_of_day() -> None:
+    shares = []
+    for start_s in (0.0, 1e6):
+        load = Load()
+        for number in range(100):
+            load.add(0.3 + number % 7, start_s + number * 60.0)
+        shares.append((load.share(start_s + 6000.0), load.worth_s(start_s + 6000.0)))
+    assert shares[0] == pytest.approx(shares[1])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.98])
+def test_worth_is_without_bound_while_there_is_time_for_all(share: float) -> None:
+    load, now_s = offered(share)
+    assert load.worth_s(now_s) == math.inf
+
+
+def test_worth_is_where_the_smaller_ones_fill_the_engine() -> None:
+    load, now_s = Load(), 0.0
+    while now_s < 10 * LOAD_WINDOW_S:
+        for work_s in (0.1, 0.2, 0.4, 0.8, 1.6):
+            load.add(work_s, now_s)
+        now_s += 2.0  # 0.05 + 0.1 + 0.2 + 0.4 + 0.8: the engine is full with the last class
+    worth_s = load.worth_s(now_s)
+    assert 0.8 < worth_s <= 1.6
+    assert worth_s >= 1.6 / 2 ** (1 / SIZES_PER_OCTAVE)
+
+
+def test_load_below_the_knee_has_no_alpha() -> None:
+    load, now_s = offered(0.9)
+    assert not load.follow(now_s)
+    assert load.alpha_s(0.001) == 0.0
+
+
+def test_load_alpha_rises_with_load_up_to_its_bound() -> None:
+    levels = []
+    for share in (1.05, 1.25, 1.55, 2.1, 50.0):
+        load, now_s = offered(share)
+        assert load.follow(now_s)
+        levels.append(load.level)
+        assert load.alpha_s(0.001) == pytest.approx(load.level * ALPHA_PER_LEVEL * 0.001)
+    assert levels == sorted(set(levels))
+    assert levels[-1] == MAX_LEVEL
+
+
+def test_load_level_waits_for_more_than_noise() -> None:
+    load = Load()
+    load.add((LOAD_KNEE + 1.1 * LOAD_PER_LEVEL) * SHORTEST_S, 0.0)
+    load.follow(0.0)
+    level = load.level
+    load.add(-0.2 * LOAD_PER_LEVEL * SHORTEST_S, 0.0)
+    assert not load.follow(0.0)
+    assert load.level == level
+    load.add(-0.4 * LOAD_PER_LEVEL * SHORTEST_S, 0.0)
+    assert load.follow(0.0)
+    assert load.level == level - 1
+
+
+def test_load_that_presses_nobody_has_no_alpha() -> None:
+    load, now_s = offered(3.0)
+    assert not load.follow(now_s, margin_s=2 * PRESSED_S)
+    assert load.level == 0
+    assert load.follow(now_s, margin_s=1.0)
+    assert load.level > 0
