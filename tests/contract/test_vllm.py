@@ -9,6 +9,7 @@ from tests.engine.httpserver import LIVE
 from tests.engine.rig import BLOCK_TOKENS, Ask, Rig, name_of
 from tests.engine.workload import prompt
 
+from niyama.scheduling.lawful import unwrapped
 from niyama.scheduling.registry import POLICIES
 
 pytestmark = pytest.mark.engine
@@ -23,7 +24,7 @@ class VllmHost(Generic[P]):
         # vLLM keeps one block for itself.
         num_blocks = None if num_kv_tokens is None else num_kv_tokens // BLOCK_TOKENS + 1
         self._scheduler = rig.use(policy="contract", num_blocks=num_blocks, qos=BOOK, check_laws=True)
-        policy = self._scheduler.niyama.policy
+        policy = unwrapped(self._scheduler.niyama.policy)
         assert isinstance(policy, kind)
         self.policy: P = policy
 

@@ -18,6 +18,11 @@ def lawful(policy: BasePolicy) -> BasePolicy:
     return cast(BasePolicy, _Lawful(policy))
 
 
+def unwrapped(policy: BasePolicy) -> BasePolicy:
+    """Return the policy itself, whether or not it is held to the laws."""
+    return policy._policy if isinstance(policy, _Lawful) else policy
+
+
 class _Lawful:
     """Stands before a policy; whatever it does not check is the policy's own."""
 
