@@ -81,12 +81,25 @@ def table(data: dict[str, Any]) -> Table:
 
 
 def findings(data: dict[str, Any]) -> list[Finding]:
-    """Return the two ratios that the paper gives, and those against the best fixed chunks."""
+    """Return the two ratios that the paper gives, those against best fixed chunks, and the paper's policy."""
     cells = data["cells"]
     return [
         _compared(cells, "fcfs", "1.5-2.4x", 1.5, 2.4),
         _compared(cells, "edf", "1.2-1.4x", 1.2, 1.4),
+        _against_paper(cells),
     ]
+
+
+def _against_paper(cells: Sequence[dict[str, Any]]) -> Finding:
+    values = ratios(cells, "niyama", "paper")
+    worse = [
+        f"{cell['model']} on {cell['trace']}"
+        for cell in cells
+        if cell["capacity_qps"]["niyama"] < cell["capacity_qps"]["paper"]
+    ]
+    why = f"Niyama is below the published policy in {len(worse)} of {len(cells)} combinations"
+    why += f": {'; '.join(worse)}." if worse else "."
+    return Finding("capacity, Niyama over the published policy", "the same policy", _span(values), why)
 
 
 def _compared(cells: Sequence[dict[str, Any]], base: str, paper: str, low: float, high: float) -> Finding:
