@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -33,17 +33,15 @@ class Workers(ProcessPoolExecutor):
 
     def stop(self) -> None:
         """Drop all calls, those that run included, and end the processes; may be called twice."""
-        processes: list[Any] = list((self._processes or {}).values())  # shutdown forgets them
-        self.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
+        for process in list((self._processes or {}).values()):  # there is no public way before Python 3.14
             process.terminate()
-        for process in processes:
-            process.join()
+        # The thread that looks after the processes sees them end. It must be over before Python exits.
+        self.shutdown(cancel_futures=True)
 
 
 @contextmanager
 def worker_processes(jobs: int, *, start_method: str | None = None) -> Iterator[Workers]:
-    """Lend `jobs` processes; on leaving by an exception, Ctrl-C too, nothing is waited for."""
+    """Lend `jobs` processes; on leaving by an exception, Ctrl-C too, no call is waited for."""
     workers = Workers(jobs, start_method)
     try:
         yield workers
