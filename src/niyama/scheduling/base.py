@@ -52,9 +52,11 @@ class BasePolicy:
         pacer: When the next token of every decoding request is due.
         model: The step-time model; learns from `observe`.
         step_s: Average time of a step, seconds.
+        spares_decodes: Whether prefill gives way where its mere launch would make a decode's token late.
     """
 
     name = "base"
+    spares_decodes = False
 
     def __init__(self, model: LatencyModel, anchor: Anchor = "strict") -> None:
         self.ledger = Ledger()
@@ -124,10 +126,13 @@ class BasePolicy:
         step = self._in_flight.popleft()
         duration_s = outcome.ended_at - outcome.started_at
         if outcome.is_clean and duration_s > 0:
-            self.model.observe(outcome.launch.shape, duration_s)
+            if outcome.lessons is None:
+                self.model.observe(outcome.launch.shape, duration_s)
             self.step_s += PERIOD_WEIGHT * (duration_s - self.step_s)
             if step.is_saturated:
                 self._learn_token_time(duration_s, step.num_prefill_tokens)
+        for shape, lesson_s in outcome.lessons or ():
+            self.model.observe(shape, lesson_s)
         for request_id, num_tokens in outcome.extra_tokens.items():
             self.ledger.correct(request_id, num_tokens)
             self.pacer.shift(request_id, num_tokens)

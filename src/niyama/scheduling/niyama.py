@@ -47,6 +47,7 @@ class NiyamaPolicy(BasePolicy):
     """The published mechanisms with a load-following alpha and reversible, feasibility-tested relegation."""
 
     name = "niyama"
+    spares_decodes = True
 
     def __init__(self, model: LatencyModel, anchor: Anchor = "strict") -> None:
         super().__init__(model, anchor)

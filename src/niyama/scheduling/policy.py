@@ -237,9 +237,11 @@ class StepOutcome:
         extra_tokens: Decoding requests that emitted more or fewer than one token, and the
             difference (speculation: +n; a discarded token: -1).
         is_clean: Whether the duration tells the step's cost (no compilation, no idle gap).
+        lessons: What the step-time model is to learn now instead, shapes and seconds, maybe none:
+            for engines that see outputs of overlapping steps. None for this step's own duration.
     """
 
-    __slots__ = ("completed", "ended_at", "extra_tokens", "is_clean", "launch", "started_at")
+    __slots__ = ("completed", "ended_at", "extra_tokens", "is_clean", "launch", "lessons", "started_at")
 
     def __init__(
         self,
@@ -249,6 +251,7 @@ class StepOutcome:
         completed: Sequence[str] = (),
         extra_tokens: Mapping[str, int] = NO_EXTRA,
         is_clean: bool = True,
+        lessons: Sequence[tuple[BatchShape, float]] | None = None,
     ) -> None:
         self.launch = launch
         self.started_at = started_at
@@ -256,6 +259,7 @@ class StepOutcome:
         self.completed = completed
         self.extra_tokens = extra_tokens
         self.is_clean = is_clean
+        self.lessons = lessons
 
 
 class LatencyModel(Protocol):

@@ -73,16 +73,17 @@ class Recorded:
 
     def observe(self, outcome: StepOutcome) -> None:
         """See `Policy.observe`; the launch is not repeated: outcomes come in the order of launches."""
-        self._write(
-            {
-                "call": "observe",
-                "started_at": outcome.started_at,
-                "ended_at": outcome.ended_at,
-                "completed": list(outcome.completed),
-                "extra_tokens": dict(outcome.extra_tokens),
-                "is_clean": outcome.is_clean,
-            }
-        )
+        call: Call = {
+            "call": "observe",
+            "started_at": outcome.started_at,
+            "ended_at": outcome.ended_at,
+            "completed": list(outcome.completed),
+            "extra_tokens": dict(outcome.extra_tokens),
+            "is_clean": outcome.is_clean,
+        }
+        if outcome.lessons is not None:
+            call["lessons"] = [[list(shape), lesson_s] for shape, lesson_s in outcome.lessons]
+        self._write(call)
         self._policy.observe(outcome)
 
 
@@ -183,6 +184,9 @@ def launch_from_mapping(mapping: Mapping[str, Any]) -> Launch:
 
 def outcome_from_mapping(mapping: Mapping[str, Any], launch: Launch) -> StepOutcome:
     """Return the outcome of a launch as `Recorded` wrote it."""
+    lessons = mapping.get("lessons")
+    if lessons is not None:
+        lessons = [(BatchShape(*shape), lesson_s) for shape, lesson_s in lessons]
     return StepOutcome(
         launch,
         mapping["started_at"],
@@ -190,4 +194,5 @@ def outcome_from_mapping(mapping: Mapping[str, Any], launch: Launch) -> StepOutc
         mapping["completed"],
         mapping["extra_tokens"],
         mapping["is_clean"],
+        lessons,
     )

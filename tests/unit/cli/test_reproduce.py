@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -168,8 +170,8 @@ def test_a_killed_process_is_one_line_and_status_1(
     others = set(active_children())
     killed = FIGURES[0]._replace(name="killed", compute=kill)
     monkeypatch.setattr("niyama.bench.reproduce.registry.FIGURES", (killed,))
-    real = run.ProcessPoolExecutor
-    monkeypatch.setattr(run, "ProcessPoolExecutor", lambda jobs, **more: real(1, **more))
+    one = partial(ProcessPoolExecutor, 1)
+    monkeypatch.setattr(run, "ProcessPoolExecutor", lambda jobs, **more: one(**more))
     assert main(["reproduce", "--jobs", "2", "--out", str(tmp_path)]) == 1
     err = capsys.readouterr().err
     assert "niyama: error: a process was killed" in err

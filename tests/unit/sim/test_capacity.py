@@ -9,9 +9,10 @@ from niyama.cli import main
 from niyama.latency import get_profile
 from niyama.qos import QosBook, QosClass, Slo, paper_book
 from niyama.sim.bounds import bounds, mean_request
-from niyama.sim.capacity import Probe, Question, Search, capacities
+from niyama.sim.capacity import Probe, Question, Search, attempt, capacities
 from niyama.sim.live import ReplicaLimits
-from niyama.sim.run import Setup
+from niyama.sim.report import late_share
+from niyama.sim.run import Setup, simulate
 from niyama.workload.arrivals import poisson
 from niyama.workload.generate import Shares, Workload, load_lengths
 from niyama.workload.tracefile import TraceRow
@@ -126,3 +127,23 @@ def test_capacity_command_refuses_bad_input_in_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("num_replicas", [1, 3])
+@pytest.mark.parametrize(("qps", "max_late"), [(1.0, 0.01), (9.0, 0.01), (9.0, 0.3), (9.0, 0.99)])
+def test_attempt_counts_who_is_overdue_and_agrees_with_the_whole_run(
+    num_replicas: int, qps: float, max_late: float
+) -> None:
+    """Short promises and an overload: those set aside are late long before they are served."""
+    classes = {"fast": QosClass("fast", Slo(ttft_s=2.0)), "slow": QosClass("slow", Slo(ttlt_s=8.0))}
+    workload = Workload(
+        name="t", lengths=load_lengths("azure-code"), book=QosBook("fast", classes), arrivals=poisson
+    )
+    arrivals = list(workload.requests(qps * num_replicas, 300))
+    setup = Setup(policy="niyama", num_replicas=num_replicas)
+    whole = late_share(simulate(setup, arrivals).served, "strict")
+    found = attempt(setup, arrivals, max_late)
+    assert found.is_met is (max(whole["fast"], whole["slow"]) <= max_late)
+    for name, share in found.late_share.items():
+        assert share <= whole[name]
+        assert not found.is_complete or share == whole[name]

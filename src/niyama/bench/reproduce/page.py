@@ -41,7 +41,7 @@ def line(policy: str) -> dict[str, Any]:
     }
 
 
-CHARACTERS_PER_INCH = 14
+CHARACTERS_PER_INCH = 15
 """Of the note under a figure."""
 
 

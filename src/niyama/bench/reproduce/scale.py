@@ -44,12 +44,12 @@ FULL = Scale(
 )
 QUICK = Scale(
     name="quick",
-    capacity_hours=0.6,
+    capacity_hours=0.5,
     other_hours=0.0,
     screen_hours=0.2,
     resolution=25,
-    load_hours=0.6,
-    fleet_hours=0.6,
+    load_hours=0.4,
+    fleet_hours=0.4,
     loads=(2.0, 3.0, 4.0, 5.0, 6.0),
     alphas_ms=(0.0, 8.0, 32.0),
 )

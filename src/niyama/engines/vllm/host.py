@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 from niyama.engines.vllm import compat
@@ -19,9 +20,10 @@ from niyama.engines.vllm.realised import differences, read_launch
 from niyama.engines.vllm.steering import Levers
 from niyama.engines.vllm.view import view
 from niyama.latency import OnlineModel
+from niyama.latency.overlap import Lesson, Overlap
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.lawful import lawful
-from niyama.scheduling.policy import Launch, Limits, Plan, Prefill, Request, StepOutcome
+from niyama.scheduling.policy import BatchShape, Launch, Limits, Plan, Prefill, Request, StepOutcome
 from niyama.scheduling.recording import Recorded
 from niyama.scheduling.registry import make_policy
 from niyama.settings import Settings
@@ -54,6 +56,7 @@ class Host:
         self._scheduler = scheduler
         self._settings = settings
         self._model = OnlineModel()
+        self._overlap = Overlap(self._model)
         self._levers = Levers(scheduler)
         self._decisions = open_decision_log(settings, scheduler, vllm_version)
         self.policy: BasePolicy = self._fresh_policy()
@@ -143,21 +146,34 @@ class Host:
     def _limits(self) -> Limits:
         scheduler = self._scheduler
         return Limits(
-            token_budget=self._levers.full_budget,
+            token_budget=self._token_budget(),
             free_seqs=int(scheduler.max_num_running_reqs) - len(scheduler.running),
             free_kv_tokens=compat.num_free_kv_tokens(scheduler),
             tokens_per_decode=1 + int(scheduler.num_spec_tokens),
         )
 
+    def _token_budget(self) -> int:
+        """Return vLLM's budget, or less: launching prefill holds the tokens of the step in flight."""
+        budget, policy = self._levers.full_budget, self.policy
+        if not self._in_flight or not policy.spares_decodes:
+            return budget
+        due_at = policy.pacer.tightest(policy.ledger.num_launches - 1)
+        if due_at < self._plan_starts_at:
+            return budget  # late without the launch, too
+        decodes = policy.ledger.decode_shape(1 + int(self._scheduler.num_spec_tokens))
+        room_s = due_at - time.monotonic()
+        return max(1, min(budget, decodes.num_decode_tokens), self._overlap.max_tokens(room_s, budget))
+
     def _starts_at(self) -> float:
         """When the step to plan will start: now, or when those in flight are expected to end.
 
-        Counted from when the last step really ended: predictions must not add up over steps.
+        Counted from when the last step really ended: predictions must not add up over steps. The
+        device may have begun the next one before.
         """
         now_s = time.monotonic()
         if not self._in_flight:
             return now_s
-        starts_at = max(self._ended_at, self._in_flight[0].launched_at)
+        starts_at = max(self._ended_at - self._overlap.ahead_s, self._in_flight[0].launched_at)
         for step in self._in_flight:
             starts_at += step.plan.predicted_s if step.plan is not None else 0.0
         return max(now_s, starts_at)
@@ -202,13 +218,18 @@ class Host:
             self._forget_finished(now_s)
             return
         step = self._in_flight.popleft()
+        started_at = self._ended_at if self._had_work else max(step.launched_at, self._ended_at)
+        is_clean = step.launch.shape.num_prefill_tokens + step.launch.shape.num_decode_tokens > 0
+        if not is_clean:
+            self._overlap.forget()
         outcome = StepOutcome(
             launch=step.launch,
-            started_at=self._ended_at if self._had_work else max(step.launched_at, self._ended_at),
+            started_at=started_at,
             ended_at=now_s,
             completed=self._completed(step.launch, runner_output),
             extra_tokens=self._extra_tokens(output, runner_output, step.launch),
-            is_clean=step.launch.shape.num_prefill_tokens + step.launch.shape.num_decode_tokens > 0,
+            is_clean=is_clean,
+            lessons=self._lessons(step.launch.shape, now_s - started_at, now_s) if is_clean else None,
         )
         self.books.observe(outcome, step.plan, self.policy.model)
         if not self._is_failed and step.policy is self.policy:
@@ -216,6 +237,13 @@ class Host:
         self._forget_finished(now_s)
         self._ended_at = now_s
         self._had_work = bool(self._scheduler.running or any(map(len, self._levers.queues)))
+
+    def _lessons(self, shape: BatchShape, duration_s: float, now_s: float) -> Sequence[Lesson] | None:
+        """Return what to learn from a step that ended while the next may have been launched."""
+        if not self._in_flight:
+            return self._overlap.end(shape, duration_s, None, 0.0)
+        following = self._in_flight[0]
+        return self._overlap.end(shape, duration_s, following.launch.shape, now_s - following.launched_at)
 
     @staticmethod
     def _completed(launch: Launch, runner_output: Any) -> list[str]:

@@ -98,11 +98,13 @@ def cell(**capacity_qps: float) -> dict[str, Any]:
 
 def test_capacity_findings_count_what_lies_in_the_papers_range() -> None:
     data = {"cells": [cell(fcfs=2.0, niyama=4.0, edf=3.5), cell(fcfs=2.0, niyama=2.2, edf=2.0)]}
-    over_fcfs, over_edf, _ = capacity.findings(data)
+    over_fcfs, over_edf, over_paper, _ = capacity.findings(data)
     assert over_fcfs.ours == "1.10-2.00x"
     assert over_fcfs.why.startswith("1 of 2 combinations lie in the paper's range, 1 below, 0 above.")
     assert "without deadlines, 2.50-2.50x FCFS, would allow it: there it is no reason" in over_fcfs.why
     assert "nobody could be inside" not in over_fcfs.why
+    assert over_paper.ours == "2.20-4.00x"
+    assert over_paper.why == "Niyama is below the published policy in 0 of 2 combinations."
     assert over_edf.why.startswith("0 of 2 combinations lie in the paper's range, 2 below")
 
 
@@ -145,6 +147,9 @@ def test_square_finding_says_whether_the_important_are_late(important: float, sa
     (found,) = square.findings({"policies": {"niyama": shares, "paper": {**shares, "all": 0.2}}})
     assert found.why.startswith(f"{said}, and overall fewer than the paper reports.")
     assert "part of the difference" not in found.why
+    (found,) = square.findings({"policies": {"niyama": shares, "paper": {**shares, "all": 0.001}}})
+    assert "part of the difference" in found.why
+    assert "sets more of the unimportant aside" in found.why
 
 
 def test_fleet_finding_compares_with_the_papers_numbers() -> None:

@@ -38,12 +38,13 @@ def test_the_bound_is_a_reason_only_where_it_keeps_everybody_out() -> None:
 
 def test_capacity_names_who_serves_more_than_niyama_and_by_how_much() -> None:
     cells = [cell(niyama=4.0, paper=6.0, edf=5.0, edf_best=5.0), cell(niyama=4.0, paper=3.0, edf=4.0)]
-    found = capacity.findings({"cells": cells})[2]
-    assert found.ours == "EDF on 1 of 2, Paper's policy on 1 of 2"
-    assert "EDF: M, T 5.00 against 4.00 (+25.0%)." in found.why
-    assert "Paper's policy: M, T 6.00 against 4.00 (+50.0%)." in found.why
-    (nobody,) = capacity.findings({"cells": [cell(niyama=4.0)]})[2:]
-    assert nobody.ours == "nobody"
+    paper, others = capacity.findings({"cells": cells})[2:]
+    assert paper.why.endswith("in 1 of 2 combinations: M on T 6.00 against 4.00 (+50.0%).")
+    assert others.ours == "EDF on 1 of 2"
+    assert others.why == "EDF: M on T 5.00 against 4.00 (+25.0%)."
+    best = capacity.findings({"cells": [cell(niyama=4.0, edf_best=5.0)]})[3]
+    assert best.ours == "EDF at its best chunk on 1 of 1"
+    assert capacity.findings({"cells": [cell(niyama=4.0)]})[3].ours == "none"
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,9 @@ def test_captions_name_both_lengths(name: str) -> None:
     (figure,) = choose([name])
     text = note(FULL, figure.lengths(FULL))
     assert text == "4 h of arrivals per run for capacities, 2 h for late requests"
-    assert note(QUICK, figure.lengths(QUICK)).startswith("QUICK RUN, coarse: 0.6 h of arrivals per run;")
+    assert note(QUICK, figure.lengths(QUICK)).startswith("QUICK RUN, coarse: 0.5 h of arrivals per run for")
+    same = QUICK._replace(load_hours=QUICK.capacity_hours)
+    assert figure.lengths(same) == "0.5 h of arrivals per run"
 
 
 def test_the_documented_lengths_are_those_of_the_scales() -> None:
@@ -243,10 +246,9 @@ def test_the_documented_lengths_are_those_of_the_scales() -> None:
     assert f"{FULL.other_hours:g} on the other models ({FULL.screen_hours:g} hours find where" in text
     assert f"where to look), in steps of 1/{FULL.resolution} of the throughput" in text
     assert f"{FULL.load_hours:g} hours for a point on a curve, {FULL.fleet_hours:g} for a fleet" in text
-    assert FULL.other_hours > 0
     assert QUICK.other_hours == 0
-    assert QUICK.capacity_hours == QUICK.load_hours == QUICK.fleet_hours
-    assert f"{QUICK.capacity_hours:g} hours for each of these ({QUICK.screen_hours:g} to look)" in text
+    assert f"`--quick`: {QUICK.capacity_hours:g} hours decide a capacity ({QUICK.screen_hours:g} to" in text
+    assert f"{QUICK.load_hours:g} for a point on a curve, {QUICK.fleet_hours:g} for a fleet" in text
     assert f"steps of 1/{QUICK.resolution}, Llama-3-8B only" in text
     assert f"{len(QUICK.loads)} loads instead of {len(FULL.loads)}" in text
     assert f"{len(QUICK.alphas_ms)} alphas instead of {len(FULL.alphas_ms)}" in text
