@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
 
+EVERYBODY = "all"
+"""What reports call all classes together; no class may have the name."""
+
 
 class Importance(IntEnum):
     """Who is set aside last in overload. Smaller is more important, as everywhere."""
@@ -103,6 +106,8 @@ class QosBook:
     def __post_init__(self) -> None:
         """Refuse a book in which some name leads nowhere."""
         for name, qos_class in self.classes.items():
+            if name == EVERYBODY:
+                raise ValueError(f"QosBook.classes: {name!r} means all classes; allowed: any other name")
             if name != qos_class.name:
                 raise ValueError(f"QosBook.classes: {name!r} holds the class named {qos_class.name!r}")
         used = {"default": [self.default]}

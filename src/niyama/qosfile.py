@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import cast
 
 from niyama.durations import format_duration, parse_duration_s
-from niyama.qos import ClientSloLimits, Importance, QosBook, QosClass, Slo, Tenant
+from niyama.qos import EVERYBODY, ClientSloLimits, Importance, QosBook, QosClass, Slo, Tenant
 from niyama.wording import listed, one_line, shown
 from niyama.yamltree import FieldPath, YamlError, dotted, read_tree
 
@@ -169,6 +169,8 @@ def _book(value: object) -> QosBook:
 def _class(path: FieldPath, name: str, value: object) -> QosClass:
     if not _CLASS_NAME.fullmatch(name):
         raise _FieldError(path, f"{shown(name)} is not a class name; allowed: 1 to 64 of A-Z a-z 0-9 _ . -")
+    if name == EVERYBODY:
+        raise _FieldError(path, f"{shown(name)} means all classes in reports; allowed: any other name")
     fields = _mapping(path, value, _CLASS_KEYS)
     parts = {f"{key}_s": _duration((*path, key), fields[key]) for key in _SLO_KEYS if key in fields}
     if not parts:

@@ -58,6 +58,11 @@ def test_book_with_a_map_to_no_class_is_refused() -> None:
         QosBook(default="chat", classes={"chat": CHAT}, tenants={"acme": Tenant(classes=("none",))})
 
 
+def test_book_with_a_class_of_the_name_of_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="'all' means all classes; allowed: any other name"):
+        QosBook(default="all", classes={"all": QosClass("all", Slo(ttft_s=1.0))})
+
+
 def test_book_with_a_class_under_another_name_is_refused() -> None:
     with pytest.raises(ValueError, match="'talk' holds the class named 'chat'"):
         QosBook(default="talk", classes={"talk": CHAT})

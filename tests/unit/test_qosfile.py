@@ -85,6 +85,10 @@ BAD = {
         CHAT.replace("{ttft: 2s}", "{importance: low}"),
         "3: classes.chat: promises nothing; allowed: at least one of ttft, tbt",
     ),
+    "class that means all": (
+        CHAT.replace("  chat", "  all"),
+        "3: classes.all: 'all' means all classes in reports; allowed: any other name",
+    ),
     "class null": (CHAT.replace("{ttft: 2s}", ""), "3: classes.chat: None is not a mapping"),
     "class name": (
         CHAT.replace("  chat", "  'a b'"),

@@ -61,11 +61,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search; returns 0. Raises UsageError for input that has to change."""
+    from niyama.cli.checks import check_outputs
     from niyama.latency import get_profile
     from niyama.sim.bounds import bounds
     from niyama.sim.capacity import Question, capacities
 
     _check(args)
+    check_outputs(json=args.json)
     jobs = num_jobs(args)
     candidates = _candidates(args)
     workload = make_workload(args)

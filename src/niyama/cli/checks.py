@@ -1,4 +1,4 @@
-"""What `niyama serve` refuses before it starts vLLM, which takes seconds and fails at length."""
+"""What a verb refuses before its work: before vLLM starts and fails at length, before a long run."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from niyama.cli import UsageError
 from niyama.cli.vllm_options import VllmOptions
 from niyama.engines.vllm.compat import NEWEST, UnsupportedVllmError, parse_version
 from niyama.scheduling.registry import POLICIES
-from niyama.wording import listed, shown
+from niyama.wording import listed, one_line, shown
 
 OLDEST_SERVER = (0, 28)
 """The first vLLM with endpoint plugins (vllm/plugins/endpoint_plugins/interface.py)."""
@@ -90,6 +90,47 @@ def check_writable(path: str, option: str = "--step-log") -> None:
     else:
         reason = "permission denied"
     raise UsageError(f"{option}: {path} cannot be written: {reason}")
+
+
+def check_folder(path: str, names: Sequence[str], option: str) -> None:
+    """Refuse a folder of an option in which files of these names cannot be written; it may be new.
+
+    Raises:
+        UsageError: the reason.
+    """
+    folder = Path(path)
+    try:
+        there = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    except (OSError, ValueError):
+        raise UsageError(one_line(f"{option}: {path} cannot be made: no folder has such a name")) from None
+    if there == folder and folder.is_dir():
+        for name in names:
+            check_writable(str(folder / name), option)
+    elif not there.is_dir():
+        raise UsageError(f"{option}: {path} cannot be made: {there} is not a folder")
+    elif not os.access(there, os.W_OK):
+        raise UsageError(f"{option}: {path} cannot be made: permission denied in {there}")
+
+
+def check_outputs(**paths: str | None) -> None:
+    """Refuse files that could not be written at the end of a run.
+
+    Args:
+        paths: By the option's name without dashes; None, or `-` for stdout, is passed over.
+
+    Raises:
+        UsageError: the option and the reason.
+    """
+    for name, path in paths.items():
+        if path is None or path == "-":
+            continue
+        try:
+            check_writable(path, f"--{name}")
+        except UsageError as error:
+            raise UsageError(one_line(str(error))) from None
+        except (OSError, ValueError) as error:  # not even a name that a file can have
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise UsageError(one_line(f"--{name}: {path} cannot be written: {reason}")) from None
 
 
 def check_model(model: str) -> None:

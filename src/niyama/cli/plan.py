@@ -6,17 +6,19 @@ The result holds every input; `niyama plan --from plan.json` runs it again.
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from niyama.cli import UsageError
-from niyama.cli.saved_plan import differences, file_digests, read_saved, saved_inputs
+from niyama.cli.saved_plan import check_alone, differences, file_digests, note_given, read_saved, saved_inputs
 from niyama.cli.simulation_options import (
     Progress,
     add_jobs_option,
     add_max_late_option,
     add_options,
     check_max_late,
+    check_qps,
     chunk_list,
     make_setup,
     make_workload,
@@ -39,6 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--out", metavar="DIR", help="write plan.json and plan.png there")
     parser.add_argument("--picture", metavar="FILE", help="write the picture, PNG")
     add_jobs_option(parser)
+    note_given(parser)
     add_inputs(parser)
     parser.set_defaults(run=run)
 
@@ -81,7 +84,9 @@ def run(args: argparse.Namespace) -> int:
     """Plan; returns 0, or 1 if a saved plan gives another result. Raises UsageError."""
     saved = None
     jobs = num_jobs(args)
+    _check_outputs(args)
     if args.saved is not None:
+        check_alone(args)
         saved = read_saved(args.saved)
         inputs = vars(saved_inputs(saved, args.saved, add_inputs))
         args = argparse.Namespace(**{**vars(args), **inputs, "json": args.json})
@@ -161,7 +166,13 @@ def _fleets(args: argparse.Namespace) -> tuple[list[Silo], list[Fleet]]:
             setups = tuple(replace(setup, chunk=chunk) for chunk in chunks)
             fleets.append(Fleet(name=f"{name}@best", setups=setups, demand=every, **common))
     base = make_setup(args, args.silo_policy)
-    silos = make_silos(workload, base, policy=args.silo_policy, is_per_class=args.silo_per_class)
+    silos = make_silos(
+        workload,
+        base,
+        policy=args.silo_policy,
+        is_per_class=args.silo_per_class,
+        classes=every.occurring,
+    )
     for silo in silos:
         is_batch = not workload.book.classes[silo.classes[0]].slo.is_interactive
         option = "--batch-chunks" if is_batch else "--interactive-chunks"
@@ -223,12 +234,23 @@ def _write(args: argparse.Namespace, result: dict[str, Any]) -> None:
             raise UsageError(one_line(f"--picture {path}: cannot write: {reason}")) from None
 
 
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Refuse what could not be written at the end. Raises UsageError."""
+    from niyama.cli.checks import check_folder, check_outputs
+
+    check_outputs(json=args.json, picture=args.picture)
+    if args.out is not None:
+        check_folder(args.out, ("plan.json", "plan.png"), "--out")
+    for option, path in (("--out", args.out), ("--picture", args.picture)):
+        if path is not None and find_spec("matplotlib") is None:
+            raise UsageError(f"{option}: a picture needs matplotlib: pip install 'niyama[bench]'")
+
+
 def _check(args: argparse.Namespace) -> None:
     """Refuse numbers that mean nothing. Raises UsageError."""
     if args.qps is None:
         raise UsageError("--qps: none is given; allowed: requests per second > 0, or --from FILE")
-    if not 0 < args.qps < float("inf"):
-        raise UsageError(f"--qps: {args.qps:g} is not a rate; allowed: requests per second > 0")
+    check_qps(args)
     if args.sample < 0:
         raise UsageError(f"--sample: {args.sample} is not allowed; give a whole number >= 0")
     check_max_late(args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +31,54 @@ def read_saved(path: str) -> dict[str, Any]:
     if not isinstance(saved, dict) or not isinstance(saved.get("inputs"), dict):
         raise UsageError(one_line(f"--from {path}: no inputs in it; allowed: the JSON of niyama plan"))
     return saved
+
+
+class _Noted(argparse._StoreAction):
+    """Stores a value, and that the option was given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        _note(self, namespace)
+        super().__call__(parser, namespace, values, option_string)
+
+
+class _NotedTrue(argparse._StoreTrueAction):
+    """Stores True, and that the option was given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        _note(self, namespace)
+        super().__call__(parser, namespace, values, option_string)
+
+
+def _note(action: argparse.Action, namespace: argparse.Namespace) -> None:
+    namespace.given = [*namespace.given, action.option_strings[0]]
+
+
+def note_given(parser: argparse.ArgumentParser) -> None:
+    """Let a parser note the options that it is given, of those that are added from now on, in `given`."""
+    parser.set_defaults(given=[])
+    for name, action in ((None, _Noted), ("store", _Noted), ("store_true", _NotedTrue)):
+        parser.register("action", name, action)
+
+
+def check_alone(args: argparse.Namespace) -> None:
+    """Refuse options beside `--from` that the saved plan has. Raises UsageError."""
+    given = [option for option in dict.fromkeys(args.given) if option != "--json"]
+    if given:
+        raise UsageError(
+            one_line(f"--from {args.saved}: the file has every input; leave out {', '.join(given)}")
+        )
 
 
 def saved_inputs(

@@ -9,6 +9,7 @@ from niyama.cli import UsageError
 from niyama.cli.simulation_options import (
     Progress,
     add_options,
+    check_qps,
     make_setup,
     make_workload,
     num_requests,
@@ -29,11 +30,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Simulate; returns 0. Raises UsageError for input that has to change."""
+    from niyama.cli.checks import check_outputs
     from niyama.sim.report import report
     from niyama.sim.run import simulate
 
-    if not 0 < args.qps < float("inf"):
-        raise UsageError(f"--qps: {args.qps:g} is not a rate; allowed: requests per second > 0")
+    check_qps(args)
+    check_outputs(json=args.json)
     setup, workload = make_setup(args, args.policy), make_workload(args)
     total = num_requests(args, workload.book, args.qps)
     progress = Progress("simulate")

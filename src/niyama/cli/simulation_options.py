@@ -19,6 +19,10 @@ RUN_PER_SLO = 8
 """A run lasts at least this long, and so many times the longest promise: short runs flatter
 policies that are overloaded, because lateness needs time to build up."""
 
+LOWEST_QPS = 1e-4
+HIGHEST_QPS = 1e5
+"""A request in three hours; what ten thousand replicas serve."""
+
 FIRST_WORD_S = 2.0
 """Work that is done sooner shows no progress."""
 
@@ -109,6 +113,13 @@ def check_max_late(args: argparse.Namespace) -> None:
         raise UsageError(f"--max-late: {args.max_late:g} is no share; allowed: 0 to below 1")
 
 
+def check_qps(args: argparse.Namespace) -> None:
+    """Refuse a rate that is none, or that no run could end at. Raises UsageError."""
+    if not LOWEST_QPS <= args.qps <= HIGHEST_QPS:
+        allowed = f"{LOWEST_QPS:g} to {HIGHEST_QPS:.0f} requests per second"
+        raise UsageError(f"--qps: {args.qps:g} is not a rate; allowed: {allowed}")
+
+
 def add_jobs_option(parser: argparse.ArgumentParser) -> None:
     """Add the option that says how many processes work."""
     parser.add_argument("--jobs", default="1", metavar="N", help="processes, or all (default: %(default)s)")
@@ -185,6 +196,8 @@ def make_setup(args: argparse.Namespace, policy: str) -> Any:
     ):
         if value not in known:
             raise UsageError(f"{option}: {shown(value)} is unknown; allowed: {listed(known)}")
+    if args.chunk is not None and args.chunk < 1:
+        raise UsageError(f"--chunk: {args.chunk} is not a chunk; allowed: a whole number of tokens >= 1")
     if args.replicas < 1:
         raise UsageError(f"--replicas: {args.replicas} is not a fleet; allowed: a whole number >= 1")
     try:

@@ -71,8 +71,8 @@ class PolicyEstimate:
     Attributes:
         policy: The replica's.
         free_at: End of the step in flight.
-        num_free_seqs: How many more requests may start.
-        num_free_kv_tokens: KV cache that nobody holds, tokens.
+        num_free_seqs: How many more requests may start once all that wait have.
+        num_free_kv_tokens: KV cache that nobody holds or waits for, tokens; may be negative.
     """
 
     __slots__ = ("free_at", "num_free_kv_tokens", "num_free_seqs", "policy")

@@ -1,8 +1,8 @@
 """How many requests per second an engine could serve if nobody were waiting for it.
 
 Every step holds prompt and answer tokens in the proportion in which they arrive, prompts whole, and
-no request waits. With deadlines no policy can serve more; what it serves less is the price of the
-deadlines, and of the policy.
+no request waits. No policy can keep up with more; what it serves less is the price of the deadlines,
+and of the policy. A finite run can end in time at slightly more: requests left at its end wait longer.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def bounds(workload: Workload, profile: LatencyModel, limits: ReplicaLimits) -> 
     """Return both bounds of one replica; tries every size of a step."""
     request = mean_request(workload, limits.role)
     classes = workload.book.classes
-    paces = [classes[name].slo.tbt_s for name, share in workload.class_shares.items() if share > 0]
+    paces = [classes[name].slo.tbt_s for name in workload.class_shares]
     tightest_s = min((pace_s for pace_s in paces if pace_s is not None), default=float("inf"))
     best = best_in_time = 0.0
     for num_tokens in range(1, limits.max_num_batched_tokens + 1):

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import NamedTuple
 
+from niyama.sim.pool import worker_processes
 from niyama.sim.run import Setup, simulate
 from niyama.sim.verdicts import TOLERANCE_S, Served
 from niyama.workload.generate import Arrival, Workload
@@ -64,7 +66,7 @@ class Probe(NamedTuple):
 
 @dataclass(slots=True)
 class Search:
-    """A bisection over 0..high: `low` is met, or 0; `high` is not."""
+    """A bisection over 0..high: `low` is met, or 0; `high` is not. `probes` are its steps, in order."""
 
     low: int
     high: int
@@ -76,18 +78,25 @@ class Search:
         return self.high - self.low <= 1
 
     def points(self, most: int) -> list[int]:
-        """Return up to `most` different points that split what is left evenly."""
-        width = self.high - self.low
-        most = min(most, width - 1)
-        return sorted({self.low + round(width * n / (most + 1)) for n in range(1, most + 1)})
+        """Return the middle, which is next, then up to `most - 1` points that may follow, soonest first."""
+        found: list[int] = []
+        ranges = [(self.low, self.high)]
+        for low, high in ranges:
+            if high - low > 1 and len(found) < most:
+                middle = low + round((high - low) / 2)
+                found.append(middle)
+                ranges += [(low, middle), (middle, high)]
+        return found
 
     def learn(self, point: int, probe: Probe) -> None:
-        """Narrow the range by what a probe at a point found."""
+        """Narrow the range by what a probe at a point within it found."""
+        if not self.low < point < self.high:
+            raise ValueError(f"point: {point} is settled; allowed: between {self.low} and {self.high}")
         self.probes.append(probe)
         if probe.is_met:
-            self.low = max(self.low, point)
+            self.low = point
         else:
-            self.high = min(self.high, point)
+            self.high = point
 
 
 def probe(question: Question, qps: float) -> Probe:
@@ -181,37 +190,52 @@ def capacities(
 
     Args:
         questions: One per policy.
-        bound_qps: Nobody serves more than this.
+        bound_qps: The highest load that is tried.
         resolution: The answer is a multiple of this part of the bound.
-        jobs: Processes. More than there are questions probe several loads of each at once.
-        progress: Hears of every probe.
+        jobs: Processes. Where there are more than questions, loads that a search may come to are
+            probed ahead; what it does not come to is dropped, so the result is the same for any number.
+        progress: Hears of every probe of a search.
     """
     searches = [Search(0, resolution + 1) for _ in questions]
-    with _Pool(jobs) as pool:
-        while open_ones := [n for n, search in enumerate(searches) if not search.is_done]:
-            most = max(1, jobs // len(open_ones))
-            tasks = [(n, point) for n in open_ones for point in searches[n].points(most)]
-            loads = [(questions[n], point * bound_qps / resolution) for n, point in tasks]
-            for (n, point), found in zip(tasks, pool.map(loads), strict=True):
-                searches[n].learn(point, found)
-                progress(found)
+
+    def load(n: int, point: int) -> tuple[Question, float]:
+        return questions[n], point * bound_qps / resolution
+
+    if jobs > 1:
+        with worker_processes(jobs) as workers:
+            _search_ahead(searches, lambda n, point: workers.submit(probe, *load(n, point)), jobs, progress)
+            workers.stop()  # what was begun ahead in vain still runs
+        return searches
+    while open_ones := [n for n, search in enumerate(searches) if not search.is_done]:
+        for n in open_ones:
+            (point,) = searches[n].points(1)
+            found = probe(*load(n, point))
+            searches[n].learn(point, found)
+            progress(found)
     return searches
 
 
-class _Pool:
-    """Runs probes, in this process if one is enough."""
-
-    def __init__(self, jobs: int) -> None:
-        self._executor = ProcessPoolExecutor(jobs) if jobs > 1 else None
-
-    def __enter__(self) -> _Pool:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
-
-    def map(self, loads: Iterable[tuple[Question, float]]) -> Iterator[Probe]:
-        if self._executor is None:
-            return (probe(*load) for load in loads)
-        return self._executor.map(probe, *zip(*loads, strict=True))
+def _search_ahead(
+    searches: Sequence[Search],
+    begin: Callable[[int, int], Future[Probe]],
+    jobs: int,
+    progress: Callable[[Probe], None],
+) -> None:
+    """Finish the searches with up to `jobs` probes at once: every search's next point first."""
+    begun: dict[tuple[int, int], Future[Probe]] = {}
+    while not all(search.is_done for search in searches):
+        levels = zip_longest(*(search.points(jobs) for search in searches))
+        wanted = [(n, point) for level in levels for n, point in enumerate(level) if point is not None]
+        num_running = sum(not future.done() for future in begun.values())
+        for key in [key for key in wanted if key not in begun][: max(0, jobs - num_running)]:
+            begun[key] = begin(*key)
+        wait([future for key in wanted if (future := begun.get(key))], return_when=FIRST_COMPLETED)
+        for n, search in enumerate(searches):
+            while not search.is_done:
+                (point,) = search.points(1)
+                future = begun.get((n, point))
+                if future is None or not future.done():
+                    break
+                found = future.result()
+                search.learn(point, found)
+                progress(found)

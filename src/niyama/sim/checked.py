@@ -82,6 +82,10 @@ class CheckedPolicy:
             if ledger.num_output_tokens(ledger.jobs[request_id]) != emitted:
                 raise LawBroken(f"L1: {request_id} emitted {emitted}, its policy thinks otherwise")
             blocks.append(num_blocks_for(live.num_kv_tokens(number)) if is_decoding else live.num_blocks)
+        waiting = [r for r in replica.live.values() if not r.is_running and not r.is_relegated]
+        counted = (len(waiting), sum(live.num_to_compute for live in waiting))
+        if (replica.num_waiting, replica.num_waiting_tokens) != counted:
+            raise LawBroken(f"L1: {counted} requests and tokens wait, the engine thinks otherwise")
         check_kv(blocks, replica.kv.free, replica.kv.num_blocks)
 
 

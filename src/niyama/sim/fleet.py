@@ -50,15 +50,18 @@ def slack_aware(request: Request, number: int, replicas: Sequence[Replica]) -> i
 
 
 def estimate(replica: Replica) -> routing.PolicyEstimate:
-    """Return what a router may ask a replica now."""
+    """Return what a router may ask a replica now.
+
+    Whoever waits has a seat and memory for its prompt set apart; whoever was set aside has not.
+    """
     policy = replica.policy.inner if isinstance(replica.policy, CheckedPolicy) else replica.policy
     if not isinstance(policy, BasePolicy):
         raise TypeError(f"policy: {policy.name!r} has no ledger that a router could read")
     return routing.PolicyEstimate(
         policy,
         replica.now_s,
-        replica.limits.max_num_seqs - replica.num_running,
-        replica.kv.free * BLOCK_TOKENS,
+        replica.limits.max_num_seqs - replica.num_running - replica.num_waiting,
+        replica.kv.free * BLOCK_TOKENS - replica.num_waiting_tokens,
     )
 
 
@@ -85,6 +88,7 @@ class Fleet:
 
         Costs the steps until then, each O(log replicas) more where the router reads state.
         """
+        arrival = self.replicas[0].as_served(arrival)  # all have one role
         request = arrival.request
         if not self._router.reads_state:
             replica = self.replicas[self._router.choose(request, number, self.replicas)]

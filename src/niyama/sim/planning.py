@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from niyama.latency import get_profile
 from niyama.sim.bounds import bounds
+from niyama.sim.pool import worker_processes
 from niyama.sim.run import Setup
 from niyama.sim.silo import Silo
 from niyama.sim.sizing import DEFAULT_SAMPLE, Demand, SizeProbe, Sizing, fewest_replicas
@@ -42,7 +42,7 @@ class Fleet:
         setup, workload = self.setups[0], self.demand.workload
         bound = bounds(workload, get_profile(setup.profile, margin=setup.margin), setup.limits)
         shares = workload.class_shares
-        here = sum(shares.get(name, 0.0) for name in self.demand.classes) / sum(shares.values())
+        here = sum(shares.get(name, 0.0) for name in self.demand.classes)
         qps = self.demand.qps * (here if self.demand.classes else 1.0)
         return max(1, math.ceil(qps / bound.qps))
 
@@ -97,8 +97,8 @@ def size_fleets(
     if jobs == 1:
         yield from (size_fleet(fleet, progress) for fleet in fleets)
         return
-    with ProcessPoolExecutor(jobs) as executor:
-        for sized in executor.map(size_fleet, fleets):
+    with worker_processes(jobs) as workers:
+        for sized in workers.map(size_fleet, fleets):
             for _, probe in sized.probes[-1:]:
                 progress(sized.name, probe)
             yield sized

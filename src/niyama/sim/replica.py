@@ -32,6 +32,9 @@ class Replica:
         gaps: By class.
         num_preemptions: Requests that lost their KV, every time counted.
         live: Requests that are in, by id.
+        num_running: Requests that hold KV.
+        num_waiting: Requests that hold none, and were never set aside.
+        num_waiting_tokens: Tokens of KV that those need before their next output token.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class Replica:
         self.gaps: defaultdict[str, Gaps] = defaultdict(Gaps)
         self.num_preemptions = 0
         self.num_running = 0
+        self.num_waiting = 0
+        self.num_waiting_tokens = 0
         self.stalled: dict[str, Live] = {}
         self._resumed: list[Live] = []
         self._on_served = on_served
@@ -63,11 +68,7 @@ class Replica:
         Raises:
             ValueError: its KV would never fit.
         """
-        request, num_output = arrival
-        if self.limits.role == "prefill":
-            num_output = 1
-        elif self.limits.role == "decode":
-            request = replace(request, num_cached_tokens=request.num_prompt_tokens - 1)
+        request, num_output = self.as_served(arrival)
         num_tokens = request.num_prompt_tokens + num_output
         if num_blocks_for(num_tokens) > self.kv.num_blocks:
             raise ValueError(
@@ -76,15 +77,28 @@ class Replica:
             )
         if not self.live:
             self.now_s = max(self.now_s, request.arrived_at)
-        self.live[request.request_id] = Live(request, num_output)
+        live = self.live[request.request_id] = Live(request, num_output)
+        self._count_waiting(live, 1)
         self.policy.arrive(request, self.now_s)
+
+    def as_served(self, arrival: Arrival) -> Arrival:
+        """Return what an arrival is to a replica of this role; the same if done twice."""
+        request, num_output = arrival
+        if self.limits.role == "prefill":
+            num_output = 1
+        elif self.limits.role == "decode":
+            request = replace(request, num_cached_tokens=request.num_prompt_tokens - 1)
+        return Arrival(request, num_output)
 
     def step(self) -> None:
         """Run one step. Raises RuntimeError if the policy runs nothing though requests are in."""
         started_at, number = self.now_s, len(self.ended_at)
         plan = self.policy.plan(started_at, self._room())
         for request_id in plan.relegated:
-            self.live[request_id].is_relegated = True
+            live = self.live[request_id]
+            if not live.is_running:
+                self._count_waiting(live, -1)
+            live.is_relegated = True
         launch = self._launch(plan, number)
         if not (launch.shape.num_prefill_tokens or launch.shape.num_decode_tokens):
             raise RuntimeError(
@@ -113,6 +127,8 @@ class Replica:
         self.stalled.pop(request_id, None)
         self.kv.free += live.num_blocks
         self.num_running -= live.is_running
+        if not live.is_running:
+            self._count_waiting(live, -1)
         self.policy.depart(request_id, self.now_s, finished=False)
 
     # For `pressure`, and tests -------------------------------------------------------------------
@@ -126,6 +142,7 @@ class Replica:
         if not live.is_running:
             live.is_running = True
             self.num_running += 1
+            self._count_waiting(live, -1)
             live.computed = live.num_cached
         live.computed += num_tokens
         num_blocks = num_blocks_for(live.computed)
@@ -146,6 +163,7 @@ class Replica:
         live.num_preempted += 1
         self.num_preemptions += 1
         self.num_running -= 1
+        self._count_waiting(live, 1)
 
     def stall(self, live: Live, number: int) -> None:
         """Let a decoding request sit out from step `number` on, its KV kept."""
@@ -163,6 +181,12 @@ class Replica:
         self._resumed.append(live)
 
     # Private -------------------------------------------------------------------------------------
+
+    def _count_waiting(self, live: Live, change: int) -> None:
+        """Count a request that waits, or does no longer; those set aside are left out."""
+        if not live.is_relegated:
+            self.num_waiting += change
+            self.num_waiting_tokens += change * live.num_to_compute
 
     def _room(self) -> Limits:
         limits = self.limits

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from niyama.qos import EVERYBODY
 from niyama.sim.run import Run
 from niyama.sim.verdicts import CRITERIA, Criterion, Served
 
@@ -21,10 +22,10 @@ def late_share(served: Iterable[Served], criterion: Criterion) -> dict[str, floa
     num_late: defaultdict[str, int] = defaultdict(int)
     for done in served:
         is_late = done.is_late(criterion)
-        for name in ("all", done.request.qos_class):
+        for name in (EVERYBODY, done.request.qos_class):
             num_all[name] += 1
             num_late[name] += is_late
-    order = ["all", *sorted(num_all.keys() - {"all"})]
+    order = [EVERYBODY, *sorted(num_all.keys() - {EVERYBODY})]
     return {name: num_late[name] / num_all[name] for name in order if name in num_all}
 
 

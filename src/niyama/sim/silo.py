@@ -53,6 +53,7 @@ def make_silos(
     interactive_chunk: int = INTERACTIVE_CHUNK,
     batch_chunk: int = BATCH_CHUNK,
     is_per_class: bool = False,
+    classes: Iterable[str] | None = None,
 ) -> list[Silo]:
     """Return the silos of a workload, of one replica each.
 
@@ -64,20 +65,18 @@ def make_silos(
         interactive_chunk: Tokens of a step where somebody reads along.
         batch_chunk: Tokens of a step elsewhere.
         is_per_class: A silo for every class instead of one for every kind of promise.
+        classes: Who gets one, if not all classes that can occur.
     """
     book = workload.book.classes
-    named = {row.qos_class for row in workload.lengths if row.qos_class}
-    names = [name for name, share in workload.class_shares.items() if share > 0]
-    names += sorted(named.difference(names))
     groups: defaultdict[tuple[bool, str], list[str]] = defaultdict(list)
-    for name in names:
+    for name in workload.class_shares if classes is None else classes:
         is_batch = not book[name].slo.is_interactive
         groups[is_batch, name if is_per_class else ""].append(name)
     silos = []
-    for (is_batch, _), classes in sorted(groups.items(), key=lambda entry: entry[0][0]):
+    for (is_batch, _), members in sorted(groups.items(), key=lambda entry: entry[0][0]):
         chunk = batch_chunk if is_batch else interactive_chunk
         setup = replace(base, policy=policy, chunk=chunk, num_replicas=1)
-        silos.append(Silo(classes=tuple(classes), setup=setup))
+        silos.append(Silo(classes=tuple(members), setup=setup))
     return silos
 
 

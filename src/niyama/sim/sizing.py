@@ -38,6 +38,19 @@ class Demand:
     num_requests: int
     classes: tuple[str, ...] = ()
 
+    @property
+    def occurring(self) -> list[str]:
+        """The classes that some request of the whole workload has, in the workload's order.
+
+        Reads the requests until every class that can occur has come.
+        """
+        awaited = set(self.workload.class_shares)
+        for arrival in self.workload.requests(self.qps, self.num_requests):
+            awaited.discard(arrival.request.qos_class)
+            if not awaited:
+                break
+        return [name for name in self.workload.class_shares if name not in awaited]
+
     def requests(self) -> Iterator[Arrival]:
         """Yield the requests in order of arrival; those of a silo are the same as in a shared fleet."""
         every = self.workload.requests(self.qps, self.num_requests)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
@@ -102,9 +103,22 @@ class Workload:
             raise ValueError(f"low_share: {self.low_share!r} is no share; allowed: 0 to 1")
 
     @property
-    def class_shares(self) -> dict[str, float]:
-        """The weight of every class that can occur."""
+    def class_weights(self) -> dict[str, float]:
+        """How a class is drawn for a request whose row names none."""
         return dict(self.mix) or dict.fromkeys(self.book.classes, 1.0)
+
+    @property
+    def class_shares(self) -> dict[str, float]:
+        """The share of every class that can occur, by name; the sum is 1."""
+        named: defaultdict[str | None, float] = defaultdict(float)
+        for row, weight in self.lengths.weighted():
+            named[row.qos_class] += weight
+        total, drawn = sum(named.values()), named.pop(None, 0.0)
+        weights = self.class_weights
+        scale = drawn / sum(weights.values())
+        names = dict.fromkeys([*weights, *sorted(name for name in named if name)])
+        shares = {name: (weights.get(name, 0.0) * scale + named[name]) / total for name in names}
+        return {name: share for name, share in shares.items() if share > 0}
 
     def requests(self, qps: float, num_requests: int) -> Iterator[Arrival]:
         """Yield the requests in order of arrival.
@@ -112,7 +126,7 @@ class Workload:
         A longer workload begins with the shorter one, and the rate changes nothing but the arrivals.
         """
         rngs = {name: stream(self.seed, name) for name in ("arrivals", "lengths", "class", "tenant", "low")}
-        classes = Shares(list(self.class_shares.items()))
+        classes = Shares(list(self.class_weights.items()))
         tenants = Shares(list(self.tenants.items()) or [("", 1.0)])
         max_tokens = max(MAX_OUTPUT_TOKENS, *(row.num_decode_tokens for row in self.lengths))
         instants = islice(self.arrivals(rngs["arrivals"], qps), num_requests)

@@ -73,6 +73,20 @@ def test_saved_plan_notices_another_trace(tmp_path: Path) -> None:
     assert read(again)["differs"] == ["files"]
 
 
+@pytest.mark.parametrize("arrivals", ["poisson", "recorded"])
+def test_plan_has_no_silo_for_a_class_without_requests(arrivals: str, tmp_path: Path) -> None:
+    trace, target = tmp_path / "t.csv", tmp_path / "plan.json"
+    rows = [f"{n},900,5,batch" for n in range(30)]
+    if arrivals == "recorded":
+        rows.append("30,900,5,interactive")  # beyond those that are taken
+    trace.write_text("\n".join(["arrived_at,num_prefill_tokens,num_decode_tokens,class", *rows, ""]))
+    words = f"plan --trace {trace} --arrivals {arrivals} --qps 1 --requests 30 --policies fcfs --policy fcfs"
+    assert main([*words.split(), "--json", str(target)]) == 0
+    plan = read(target)
+    assert plan["silo"]["by_class"] == {"batch": 1}
+    assert plan["saving"] == 0
+
+
 def test_silo_can_choose_its_chunk_and_have_one_class(tmp_path: Path) -> None:
     target = tmp_path / "plan.json"
     words = (
@@ -109,6 +123,37 @@ def test_plan_command_refuses_bad_input_in_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--picture {}/no/x.png", "--picture: {}/no/x.png cannot be written: there is no folder {}/no"),
+        ("--out {}/file", "--out: {}/file cannot be made: {}/file is not a folder"),
+        ("--out {}/file/new", "--out: {}/file/new cannot be made: {}/file is not a folder"),
+        ("--out {}", "--out: {}/plan.png cannot be written: it is a folder"),
+    ],
+)
+def test_plan_that_could_not_be_written_is_refused_before_the_run(
+    words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "plan.png").mkdir()
+    # A plan of this length does not end while anybody waits.
+    command = f"plan --qps 30 --hours 8000 {words.format(tmp_path)}"
+    assert main(command.split()) == 2
+    assert message.replace("{}", str(tmp_path)) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["--qps 99", "--seed 0", "--silo-per-class", "--trace=sharegpt --qps 1"])
+def test_option_beside_a_saved_plan_that_has_it_is_refused(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "plan.json"
+    assert main(["plan", "--from", str(path), *words.split()]) == 2
+    options = ", ".join(word.split("=")[0] for word in words.split() if word.startswith("--"))
+    wanted = f"niyama: error: --from {path}: the file has every input; leave out {options}\n"
+    assert capsys.readouterr().err == wanted
 
 
 @pytest.mark.parametrize(

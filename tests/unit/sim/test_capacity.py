@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from niyama.cli import main
 from niyama.latency import get_profile
 from niyama.qos import QosBook, QosClass, Slo, paper_book
 from niyama.sim.bounds import bounds, mean_request
-from niyama.sim.capacity import Probe, Question, Search, attempt, capacities
+from niyama.sim.capacity import Probe, Question, Search, _search_ahead, attempt, capacities
 from niyama.sim.live import ReplicaLimits
 from niyama.sim.report import late_share
 from niyama.sim.run import Setup, simulate
@@ -44,28 +45,79 @@ def test_bound_with_a_pace_is_the_bound_if_no_class_has_one() -> None:
     assert found.tbt_qps == found.qps
 
 
+def test_bound_with_a_pace_is_that_of_the_classes_that_the_rows_name() -> None:
+    rows = Shares([(TraceRow(None, 1000, 100, "batch"), 1.0)])
+    named = Workload(name="x", lengths=rows, book=paper_book(), arrivals=poisson)
+    found = bounds(named, get_profile(PROFILE), UNLIMITED)
+    assert found.tbt_qps == found.qps
+
+
 def test_mean_request_weighs_the_context_by_the_tokens_that_see_it() -> None:
     rows = Shares([(TraceRow(None, 100, 1), 1.0), (TraceRow(None, 200, 3), 1.0)])
     found = mean_request(Workload(name="x", lengths=rows, book=paper_book(), arrivals=poisson))
     assert found == (150.0, 1.0, 201.0)
 
 
-@pytest.mark.parametrize("most", [1, 2, 5])
 @pytest.mark.parametrize("answer", range(11))
-def test_search_finds_the_last_load_that_is_met(answer: int, most: int) -> None:
+def test_search_finds_the_last_load_that_is_met(answer: int) -> None:
     search = Search(0, 11)
-    for _ in range(10):
-        for point in search.points(most):
-            search.learn(point, Probe("p", float(point), point <= answer, {}, True))
-    assert search.is_done
+    while not search.is_done:
+        (point,) = search.points(1)
+        search.learn(point, Probe("p", float(point), point <= answer, {}, True))
     assert search.low == answer
+    assert len(search.probes) <= 4
 
 
-def test_capacity_does_not_depend_on_the_number_of_processes() -> None:
-    question = Question(setup=Setup(policy="fcfs"), workload=workload("azure-code"), duration_s=300.0)
-    one, two = (capacities([question], 4.8, resolution=6, jobs=jobs) for jobs in (1, 2))
-    assert one[0].low == two[0].low
-    assert 0 < one[0].low < 6
+def test_points_ahead_are_those_that_either_verdict_leads_to() -> None:
+    search = Search(0, 8)
+    assert search.points(1) == [4]
+    assert search.points(3) == [4, 2, 6]
+    assert sorted(search.points(99)) == [1, 2, 3, 4, 5, 6, 7]
+    search.learn(4, Probe("p", 4.0, True, {}, True))
+    assert search.points(2) == [6, 5]
+    with pytest.raises(ValueError, match="point: 2 is settled; allowed: between 4 and 8"):
+        search.learn(2, Probe("p", 2.0, False, {}, True))
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[Question]:
+    # So few requests that verdicts go to and fro with the load.
+    return [
+        Question(setup=Setup(policy=policy), workload=workload("azure-code"), num_requests=250, max_late=0.05)
+        for policy in ("fcfs", "edf")
+    ]
+
+
+@pytest.mark.parametrize("jobs", [2, 5])
+def test_capacity_and_its_probes_do_not_depend_on_the_number_of_processes(
+    questions: list[Question], jobs: int
+) -> None:
+    heard: list[Probe] = []
+    one = capacities(questions, 30.0, resolution=40)
+    many = capacities(questions, 30.0, resolution=40, jobs=jobs, progress=heard.append)
+    assert many == one
+    assert sorted(heard) == sorted(probe for search in one for probe in search.probes)
+    assert all(0 < search.low < 40 for search in one)
+
+
+@pytest.mark.parametrize("jobs", [2, 5])
+def test_probes_ahead_leave_no_trace_when_verdicts_are_not_monotone(jobs: int) -> None:
+    searches, plain = [Search(0, 33)], Search(0, 33)
+    met = {n for n in range(1, 33) if n % 3}
+
+    def found(point: int) -> Probe:
+        return Probe("p", float(point), point in met, {}, True)
+
+    def begin(n: int, point: int) -> Future[Probe]:
+        future: Future[Probe] = Future()
+        future.set_result(found(point))
+        return future
+
+    _search_ahead(searches, begin, jobs, lambda probe: None)
+    while not plain.is_done:
+        (point,) = plain.points(1)
+        plain.learn(point, found(point))
+    assert searches == [plain]
 
 
 def test_probe_that_is_lost_is_given_up() -> None:

@@ -87,10 +87,34 @@ def test_simulate_command_takes_a_trace_file_with_its_arrivals(tmp_path: Path) -
     assert set(json.loads(target.read_text())["late_share"]) == {"all", "batch"}
 
 
-@pytest.mark.parametrize("qps", ["0", "-1", "nan", "inf"])
+@pytest.mark.parametrize("qps", ["0", "-1", "nan", "inf", "1e12", "1e-300"])
 def test_simulate_command_refuses_a_rate_that_is_none(qps: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", f"--qps={qps}"]) == 2
-    assert "is not a rate; allowed: requests per second > 0" in capsys.readouterr().err
+    assert "is not a rate; allowed: 0.0001 to 100000 requests per second" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("policy", ["niyama", "edf"])
+def test_simulate_command_refuses_a_chunk_that_is_none(
+    policy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", "--qps", "1", "--policy", policy, "--chunk=-5"]) == 2
+    assert "--chunk: -5 is not a chunk; allowed: a whole number of tokens >= 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["simulate --qps 3", "capacity", "plan --qps 3"])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("no/x.json", "there is no folder"), ("", "it is a folder"), ("x" * 300, "cannot be written")],
+)
+def test_result_that_could_not_be_written_is_refused_before_the_run(
+    verb: str, name: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A run of this length does not end while anybody waits.
+    assert main([*verb.split(), "--hours", "8000", "--json", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("niyama: error: --json")
+    assert reason in error
+    assert error.count("\n") == 1
 
 
 def test_factory_makes_the_policy_in_place_of_the_registry() -> None:

@@ -54,6 +54,22 @@ def test_low_share_makes_that_share_unimportant() -> None:
     assert low / 4000 == pytest.approx(0.2, abs=0.03)
 
 
+def test_class_shares_are_those_of_the_rows_and_the_mix_for_rows_without_a_class() -> None:
+    assert workload().class_shares == pytest.approx(
+        {"interactive": 1 / 3, "batch": 1 / 3, "background": 1 / 3}
+    )
+    assert workload(mix={"batch": 3, "interactive": 1, "background": 0}).class_shares == {
+        "batch": 0.75,
+        "interactive": 0.25,
+    }
+    named, free = TraceRow(None, 5, 6, "batch"), TraceRow(None, 5, 6)
+    assert workload(lengths=Shares([(named, 1.0)])).class_shares == {"batch": 1.0}
+    both = workload(lengths=Shares([(named, 3.0), (free, 1.0)]), mix={"interactive": 2})
+    assert both.class_shares == {"interactive": 0.25, "batch": 0.75}
+    drawn = Counter(a.request.qos_class for a in both.requests(1.0, 4000))
+    assert drawn["batch"] / 4000 == pytest.approx(0.75, abs=0.03)
+
+
 def test_row_that_names_class_tenant_and_importance_keeps_them() -> None:
     row = TraceRow(None, 5, 6, "batch", "acme", Importance.HIGH)
     (arrival,) = workload(lengths=Shares([(row, 1.0)]), low_share=1.0).requests(1.0, 1)
