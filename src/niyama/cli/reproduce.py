@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Reproduce; returns 0. Raises UsageError for input that has to change."""
+    """Reproduce; returns 0, or 1 if a process was killed. Raises UsageError for input that has to change."""
+    from concurrent.futures.process import BrokenProcessPool
+
     from niyama.bench.reproduce.registry import FIGURES
     from niyama.bench.reproduce.run import reproduce
 
@@ -43,10 +49,18 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         result, cpu_s = reproduce(order, show)
-    except (OSError, ImportError) as error:
-        raise UsageError(one_line(f"--out {args.out}: {error}")) from None
+    except BrokenProcessPool:
+        print(
+            "niyama: error: a process was killed, perhaps for want of memory; try --jobs 1", file=sys.stderr
+        )
+        return 1
+    except OSError as error:
+        raise UsageError(one_line(f"--out: {shown(args.out)}: {error}")) from None
+    except (ImportError, ValueError) as error:
+        raise UsageError(one_line(str(error))) from None
+    finally:
+        progress.end()
     wall_s = progress.elapsed_s
-    progress.end()
     times = {
         "wall_s": round(wall_s, 1),
         "cpu_s": {name: round(cost_s, 1) for name, cost_s in cpu_s.items()},
@@ -86,11 +100,18 @@ def _order(args: argparse.Namespace) -> Any:
         raise UsageError("--out: none is given; allowed: a folder, made if needed")
     jobs = num_jobs(args)
     traces = find_traces(_folder(args.traces))
+    _check_traces(traces[name] for name in sorted({name for figure in figures for name in figure.traces}))
+    if find_spec("matplotlib") is None:
+        raise UsageError("pictures need matplotlib: pip install 'niyama[bench]'")
+    if args.json not in (None, "-"):
+        _check_writable("--json", [Path(args.json)])
     out = Path(args.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(one_line(f"--out: {shown(args.out)}: cannot make it: {error.strerror}")) from None
+    _check_writable("--out", [out / f"{figure.name}.png" for figure in figures])
+    _check_writable("--out", [out / "results.json", out / "results.md"])
     scale = QUICK if args.quick else FULL
     return Order(figures=figures, out=out, traces=traces, scale=scale, jobs=jobs, seed=args.seed)
 
@@ -106,3 +127,30 @@ def _folder(text: str | None) -> Path | None:
         files = listed(file for _, file in FILES.values())
         raise UsageError(f"--traces: {shown(text)} has none of the traces; allowed: a folder with {files}")
     return Path(text)
+
+
+def _check_traces(traces: Iterable[Any]) -> None:
+    """Read the trace files once. Raises UsageError naming file and line."""
+    from niyama.workload.generate import load_lengths
+
+    for trace in traces:
+        try:
+            load_lengths(trace.source)
+        except (OSError, ValueError) as error:
+            raise UsageError(one_line(f"--traces: {error}")) from None
+
+
+def _check_writable(option: str, paths: Iterable[Path]) -> None:
+    """Look whether files can be written, before hours of work. Raises UsageError naming the first."""
+    for path in paths:
+        if path.is_dir():
+            reason = "is a folder"
+        elif not path.parent.is_dir():
+            reason = "its folder does not exist"
+        elif not os.access(path if path.exists() else path.parent, os.W_OK):
+            reason = "no permission"
+        else:
+            continue
+        raise UsageError(
+            f"{option}: cannot write {shown(str(path))}: {reason}; allowed: a file that can be made"
+        )

@@ -17,6 +17,7 @@ STEPS = {
     "edf+chunking+relegation": "+ relegation",
     "niyama": "+ hybrid priority\n= Niyama",
 }
+NO_FEWER = "No mechanism makes fewer late in overload here"
 OVERLOADS = (1.1, 1.25, 1.5)
 """Loads at which late requests are counted, over Niyama's capacity."""
 
@@ -101,12 +102,21 @@ def findings(data: dict[str, Any]) -> list[Finding]:
         ours += f"; late at {OVERLOADS[1]:g} x: " + ", ".join(
             f"{-100 * less:+.1f} points {name}" for less, name in zip(fewer, names, strict=True)
         )
-        first, second = names[gains.index(max(gains))], names[fewer.index(max(fewer))]
         why = (
-            f"Capacity comes most from {first}, fewer late requests in overload most from {second}. "
+            f"{_most(names, gains, 'Capacity comes most from', 'No mechanism adds capacity here')}. "
+            f"{_most(names, fewer, 'Fewer late requests in overload come most from', NO_FEWER)}. "
             "Each mechanism is added to those before it; in another order their shares would differ."
         )
         found.append(
             Finding(f"each mechanism's share, {trace}", "chunking +20 % throughput end to end", ours, why)
         )
     return found
+
+
+def _most(names: list[str], gains: list[float], some: str, none: str) -> str:
+    """Return which mechanisms gain most, all of them in a tie, and whether any gains at all."""
+    rounded = [round(gain, 4) for gain in gains]
+    best = max(rounded)
+    if best <= 0:
+        return none
+    return f"{some} {' and '.join(n for n, gain in zip(names, rounded, strict=True) if gain == best)}"

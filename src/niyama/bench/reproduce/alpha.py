@@ -103,7 +103,8 @@ def findings(data: dict[str, Any]) -> list[Finding]:
 def _finding(trace: dict[str, Any], alphas: list[float]) -> Finding:
     capacity = dict(zip(alphas, trace["capacity_qps"], strict=True))
     late = dict(zip(alphas, trace["late"], strict=True))
-    most, least = max(alphas, key=lambda alpha: capacity[alpha]), min(alphas, key=lambda alpha: late[alpha])
+    most = max(alphas, key=lambda alpha: (capacity[alpha], -late[alpha]))
+    least = min(alphas, key=lambda alpha: (late[alpha], -capacity[alpha]))
     own_qps, own_late = trace["niyama_capacity_qps"], trace["niyama_late"]
     ours = (
         f"8 ms: capacity {capacity[PUBLISHED_MS]:.2f}, late {percent(late[PUBLISHED_MS])}; "
@@ -111,14 +112,18 @@ def _finding(trace: dict[str, Any], alphas: list[float]) -> Finding:
         f"fewest late {percent(late[least])} at {least:g} ms; "
         f"Niyama {own_qps:.2f}, {percent(own_late)}"
     )
-    if capacity[least] == capacity[most]:
+    if least == most:
         why = f"One alpha, {least:g} ms, is best for both here. "
     else:
         why = f"No alpha is best for both: {most:g} ms for capacity, {least:g} ms for overload. "
-    if own_late <= late[least]:
-        why += "Niyama, with nothing to tune, has no more late than the best static value."
-    else:
-        why += (
-            f"Niyama, with nothing to tune, has {percent(own_late - late[least])} of all more late than it."
-        )
+    why += f"Niyama, with nothing to tune, has {_than(own_late, late[least])} late than {least:g} ms"
+    why += f" and serves {_than(own_qps, capacity[most], unit='requests/s')} than {most:g} ms."
     return Finding(f"sensitivity to alpha, {trace['trace']}", "8 ms/token (fixed-load runs)", ours, why)
+
+
+def _than(own: float, best: float, unit: str = "points") -> str:
+    """Return by how much more, or less, one number is than another: in points for shares."""
+    gap = round((own - best) * (100 if unit == "points" else 1), 2)
+    if gap == 0:
+        return "no more"
+    return f"{abs(gap):.2f} {unit} {'more' if gap > 0 else 'fewer' if unit == 'points' else 'less'}"

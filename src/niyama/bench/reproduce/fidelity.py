@@ -9,6 +9,7 @@ from niyama.bench.reproduce import prefill
 from niyama.bench.reproduce.cases import Case
 from niyama.bench.reproduce.desk import Desk
 from niyama.bench.reproduce.page import Finding, Page, Table, title
+from niyama.bench.reproduce.tasks import Found, qps_text
 
 POLICIES = ("fcfs", "edf", "paper")
 WINDOWS: dict[str, dict[str, tuple[float, float]]] = {
@@ -32,15 +33,24 @@ def _case(desk: Desk, row: str, policy: str, **fields: Any) -> Case:
 async def compute(desk: Desk) -> dict[str, Any]:
     """Return capacities beside the windows, and for traces of another year with longer prompts."""
     cells = [(row, policy) for row in WINDOWS for policy in POLICIES]
-    capacities = await desk.capacities([_case(desk, row, policy) for row, policy in cells])
-    found = dict(zip(cells, capacities, strict=True))
+    results = await desk.run([desk.capacity(_case(desk, row, policy)) for row, policy in cells])
+    found = dict(zip(cells, results, strict=True))
     rows = []
     for row in WINDOWS:
-        qps = {policy: found[row, policy] for policy in POLICIES}
+        of_policy = {policy: found[row, policy] for policy in POLICIES}
+        qps = {policy: result.qps for policy, result in of_policy.items()}
         stretched = None
         if not row.startswith("sharegpt") and not _all_inside(row, qps):
             stretched = await _stretched(desk, row, qps)
-        rows.append({"row": row, "capacity_qps": qps, "windows": WINDOWS[row], "stretched": stretched})
+        rows.append(
+            {
+                "row": row,
+                "capacity_qps": qps,
+                "capped": _capped(of_policy),
+                "windows": WINDOWS[row],
+                "stretched": stretched,
+            }
+        )
     return {"criterion": "artifact", "rows": rows}
 
 
@@ -50,7 +60,19 @@ async def _stretched(desk: Desk, row: str, qps: dict[str, float]) -> dict[str, A
     wanted = 2 * qps["edf"] / (low + high)
     factor = min(STRETCHES, key=lambda stretch: abs(stretch - wanted))
     cases = [_case(desk, row, policy, stretch=factor) for policy in POLICIES]
-    return {"factor": factor, "capacity_qps": dict(zip(POLICIES, await desk.capacities(cases), strict=True))}
+    results = await desk.run([desk.capacity(case) for case in cases])
+    found = dict(zip(POLICIES, results, strict=True))
+    qps = {policy: result.qps for policy, result in found.items()}
+    return {"factor": factor, "capacity_qps": qps, "capped": _capped(found)}
+
+
+def _capped(found: dict[str, Found]) -> list[str]:
+    """Return the policies whose search ended at its ceiling."""
+    return [policy for policy, result in found.items() if result.is_capped]
+
+
+def _text(found: dict[str, Any], policy: str) -> str:
+    return qps_text(found["capacity_qps"][policy], is_capped=policy in found["capped"])
 
 
 def _inside(row: str, qps: dict[str, float]) -> list[str]:
@@ -102,9 +124,9 @@ def table(data: dict[str, Any]) -> Table:
             low, high = row["windows"][policy]
             qps = row["capacity_qps"][policy]
             again = row["stretched"]
-            longer = "-" if again is None else f"{again['capacity_qps'][policy]:.2f} (x {again['factor']:g})"
+            longer = "-" if again is None else f"{_text(again, policy)} (x {again['factor']:g})"
             inside = "yes" if low <= qps <= high else f"no, {qps / (high if qps > high else low) - 1:+.0%}"
-            rows.append([row["row"], title(policy), f"{low:g}-{high:g}", f"{qps:.2f}", inside, longer])
+            rows.append([row["row"], title(policy), f"{low:g}-{high:g}", _text(row, policy), inside, longer])
     return Table(["trace", "policy", "artifact's window", "ours", "inside", "ours, longer prompts"], rows)
 
 
@@ -116,13 +138,16 @@ def findings(data: dict[str, Any]) -> list[Finding]:
 def _finding(row: dict[str, Any]) -> Finding:
     name, qps, again = row["row"], row["capacity_qps"], row["stretched"]
     paper = ", ".join(f"{title(p)} {low:g}-{high:g}" for p, (low, high) in row["windows"].items())
-    ours = ", ".join(f"{title(p)} {value:.2f}" for p, value in qps.items())
+    ours = ", ".join(f"{title(p)} {_text(row, p)}" for p in qps)
     inside = _inside(name, qps)
     if len(inside) == len(POLICIES):
         why = "All inside the artifact's windows."
     else:
         outside = [title(p) for p in POLICIES if p not in inside]
         why = f"Outside: {', '.join(outside)}."
+        why += " No reason found." if again is None else ""
+    if row["capped"]:
+        why += f" {_ceiling(row['capped'])}"
     if again is not None:
         held = [title(p) for p in _inside(name, again["capacity_qps"])]
         why += (
@@ -133,6 +158,13 @@ def _finding(row: dict[str, Any]) -> Finding:
         why += (
             ": the lengths explain the difference."
             if len(held) == len(POLICIES)
-            else "; what remains is due to the shape of the lengths, which one factor does not change."
+            else "; for the others no reason found."
         )
+        if again["capped"]:
+            why += f" With longer prompts: {_ceiling(again['capped'])}"
     return Finding(f"windows of the artifact, {name}", paper, ours, why)
+
+
+def _ceiling(capped: list[str]) -> str:
+    names = ", ".join(title(policy) for policy in capped)
+    return f"The search for {names} ended at its ceiling, the throughput without deadlines: a lower limit."

@@ -102,7 +102,12 @@ async def compute(desk: Desk) -> dict[str, Any]:
 
 
 async def _forced(desk: Desk, total: int, needed: list[int]) -> list[dict[str, Any]]:
-    """Return the two splits of `total` replicas nearest to the silos' own proportion, simulated."""
+    """Return the two splits of `total` replicas nearest to the silos' own proportion, simulated.
+
+    Empty if there is but one replica: two silos cannot share it.
+    """
+    if total < 2:
+        return []
     share = total * needed[0] / sum(needed)
     splits = sorted({max(1, min(total - 1, n)) for n in (math.floor(share), math.ceil(share))})
     case = desk.case(TRACE, SILO_POLICY)
@@ -182,29 +187,42 @@ def findings(data: dict[str, Any]) -> list[Finding]:
     """Return the saving, and what too few GPUs do to the silos."""
     silo, shared = _total(data), data["shared"]["niyama"]
     if silo is None or shared is None:
-        return [
-            Finding(
-                "GPUs for 35 requests/s", "13 against 10", "no size is in time", "The run found no fleet."
-            )
-        ]
+        return [Finding("GPUs for 35 requests/s", "13 against 10", "no size is in time", _unsized(data))]
     saving = 1 - shared / silo
     gain = silo / shared - 1
     why = (
-        f"That is {gain:+.0%} of capacity per GPU (arXiv version: +32 %) and {saving:.0%} fewer GPUs "
+        f"That is {gain:+.0%} of capacity per GPU (arXiv version: +32 %) and {abs(saving):.0%} "
+        f"{'fewer' if saving >= 0 else 'more'} GPUs "
         f"(paper: 23 %). The silos need {silo} here and 13 in the paper, the shared fleet {shared} and 10"
     )
     if silo < PAPER_GPUS["silo"] and shared < PAPER_GPUS["shared"]:
         why += ": the requests of the trace of 2023 are cheaper than those of 2024, for every fleet"
     others = data["shared"]
-    why += f". The shared fleet of the paper's policy needs {others['paper']}, that of EDF {others['edf']}."
+    why += (
+        f". The shared fleet of the paper's policy needs {_needed(others['paper'])}, "
+        f"that of EDF {_needed(others['edf'])}."
+    )
     found = [
         Finding(
             "GPUs for 35 requests/s, silos against shared", "13 against 10", f"{silo} against {shared}", why
         )
     ]
+    if shared < 2:
+        found[0] = found[0]._replace(why=f"{why} One GPU cannot be split into two silos.")
     if data["forced"]:
         found.append(_forced_finding(data, silo, shared))
     return found
+
+
+def _unsized(data: dict[str, Any]) -> str:
+    """Return which fleets have no size in time."""
+    missing = [f"the {_kind(name)} silo" for name, size in data["silo"].items() if size is None]
+    missing += ["the shared fleet of Niyama"] if data["shared"]["niyama"] is None else []
+    return f"No number of GPUs is in time for {' and '.join(missing)}."
+
+
+def _needed(size: int | None) -> str:
+    return "more than any number" if size is None else str(size)
 
 
 def _forced_finding(data: dict[str, Any], silo: int, shared: int) -> Finding:
@@ -214,12 +232,13 @@ def _forced_finding(data: dict[str, Any], silo: int, shared: int) -> Finding:
         for split in data["forced"]
     )
     missing = silo - shared
-    why = f"The silos lack {missing} of {silo} GPUs here, 3 of 13 in the paper. "
-    if max(late) < PAPER_LATE:
-        why += (
-            "How many are late depends on which silo goes short, and for how long: a batch silo first hides "
-            "the shortage behind its long deadlines."
-        )
+    if missing <= 0:
+        why = f"The silos lack no GPU here, they need {silo} of {shared}; 3 of 13 in the paper. "
     else:
-        why += "One split has at least as many late as the paper."
+        why = (
+            f"The silos lack {missing} of {silo} GPUs here ({missing / silo:.0%}), "
+            "3 of 13 in the paper (23%). "
+        )
+    worse = sum(share >= PAPER_LATE for share in late)
+    why += f"At least as many late as in the paper: {worse} of {len(late)} splits."
     return Finding("silos forced onto the shared fleet's GPUs, late", "60.4 %", ours, why)

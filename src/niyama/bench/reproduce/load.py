@@ -168,17 +168,29 @@ def findings_late(data: dict[str, Any]) -> list[Finding]:
         f"{percent(srpf['long'][number])} of long; Niyama: {percent(niyama['short'][number])} and "
         f"{percent(niyama['long'][number])}"
     )
-    starves = srpf["long"][number] > 2 * max(srpf["short"][number], niyama["long"][number])
-    why = (
-        "As in the paper, SRPF sacrifices long prompts at a load at which Niyama serves them."
-        if starves
-        else "At this load SRPF does not sacrifice long prompts more than Niyama does; see the curves."
-    )
+    why = _starved(srpf["short"][number], srpf["long"][number], niyama["long"][number])
     number = len(loads) - 1
+    short, long = niyama["short"][number], niyama["long"][number]
     why += (
         f" At {loads[number]:g} requests/s, the highest load, Niyama has {percent(niyama['all'][number])} "
-        f"late in all and {percent(niyama['long'][number])} of the long: it sets the longest work aside."
+        f"late in all, {percent(short)} of the short and {percent(long)} of the long"
     )
+    why += ": long prompts pay first." if long > short else "."
     return [
         Finding("who is late: short or long prompts", "SRPF protects the short and loses the long", ours, why)
     ]
+
+
+def _starved(short: float, long: float, niyama_long: float) -> str:
+    """Return how SRPF's late shares of short and long prompts compare, and with Niyama's of the long."""
+    if long > short:
+        text = "As in the paper, SRPF has more of the long prompts late than of the short"
+    elif long < short:
+        text = "Unlike in the paper, SRPF has fewer of the long prompts late than of the short"
+    else:
+        text = "At this load SRPF has as many of the long prompts late as of the short"
+    if long > niyama_long:
+        return text + f"; Niyama has fewer of the long late ({percent(niyama_long)} against {percent(long)})."
+    if long < niyama_long:
+        return text + f"; Niyama has more of the long late ({percent(niyama_long)} against {percent(long)})."
+    return text + "; Niyama has as many of the long late."

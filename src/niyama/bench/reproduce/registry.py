@@ -19,7 +19,7 @@ from niyama.bench.reproduce import (
 )
 from niyama.bench.reproduce.desk import Desk
 from niyama.bench.reproduce.page import Finding, Page, Table
-from niyama.bench.reproduce.scale import Scale
+from niyama.bench.reproduce.scale import Scale, model_lengths, per_run, two_lengths
 
 Data = dict[str, Any]
 
@@ -31,7 +31,7 @@ class Figure(NamedTuple):
         name: On the command line, and of the file.
         title: Above the picture.
         traces: Names of the traces that it uses.
-        hours: Length of its runs at a scale, and of those on other models where it differs.
+        lengths: How long its runs are at a scale, for its caption.
         compute: Returns plain data, fit for JSON.
         table: The numbers.
         findings: The paper's numbers beside ours.
@@ -41,7 +41,7 @@ class Figure(NamedTuple):
     name: str
     title: str
     traces: tuple[str, ...]
-    hours: Callable[[Scale], float | tuple[float, ...]]
+    lengths: Callable[[Scale], str]
     compute: Callable[[Desk], Awaitable[Data]]
     table: Callable[[Data], Table]
     findings: Callable[[Data], list[Finding]]
@@ -53,17 +53,12 @@ TWO = ("azure-code", "sharegpt")
 ALL = ("azure-code", "azure-conv", "sharegpt")
 
 
-def _capacity_hours(scale: Scale) -> float:
-    return scale.capacity_hours
+def _capacity_hours(scale: Scale) -> str:
+    return per_run(scale.capacity_hours)
 
 
-def _matrix_hours(scale: Scale) -> tuple[float, ...]:
-    hours = (scale.capacity_hours, scale.other_hours)
-    return hours if scale.other_hours else hours[:1]
-
-
-def _load_hours(scale: Scale) -> float:
-    return scale.load_hours
+def _load_hours(scale: Scale) -> str:
+    return per_run(scale.load_hours)
 
 
 FIGURES = (
@@ -71,7 +66,7 @@ FIGURES = (
         "capacity",
         "Capacity by policy, trace and model",
         ALL,
-        _matrix_hours,
+        model_lengths,
         capacity.compute,
         capacity.table,
         capacity.findings,
@@ -91,7 +86,7 @@ FIGURES = (
         "fleet",
         "GPUs for 35 requests/s of Azure Code: silos or one shared fleet",
         CODE,
-        lambda scale: scale.fleet_hours,
+        lambda scale: per_run(scale.fleet_hours),
         fleet.compute,
         fleet.table,
         fleet.findings,
@@ -131,7 +126,7 @@ FIGURES = (
         "overload",
         "Late requests at 50 % above capacity",
         ALL,
-        _load_hours,
+        two_lengths,
         overload.compute,
         overload.table,
         overload.findings,
@@ -141,7 +136,7 @@ FIGURES = (
         "square",
         "Load from 2 to 5 requests/s and back every 15 minutes, 20 % of low importance",
         CODE,
-        square.hours,
+        lambda scale: per_run(square.hours(scale)),
         square.compute,
         square.table,
         square.findings,
@@ -151,7 +146,7 @@ FIGURES = (
         "chunks",
         f"Chunk sizes at {chunks.QPS:g} requests/s of Azure Code",
         CODE,
-        lambda scale: chunks.HOURS,
+        lambda scale: per_run(chunks.HOURS),
         chunks.compute,
         chunks.table,
         chunks.findings,
@@ -161,7 +156,7 @@ FIGURES = (
         "alpha",
         "Sensitivity to alpha",
         TWO,
-        _capacity_hours,
+        two_lengths,
         alpha.compute,
         alpha.table,
         alpha.findings,
@@ -171,7 +166,7 @@ FIGURES = (
         "ablation",
         "What each mechanism adds",
         TWO,
-        _capacity_hours,
+        two_lengths,
         ablation.compute,
         ablation.table,
         ablation.findings,

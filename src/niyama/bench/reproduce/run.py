@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 from niyama.bench.reproduce import results
@@ -52,19 +55,16 @@ def reproduce(
 
     Raises:
         OSError: something cannot be written.
+        ValueError: a trace cannot be read.
         ImportError: matplotlib is not installed.
+        BrokenProcessPool: a process was killed.
     """
-    pool: AbstractContextManager[Executor | None] = nullcontext()
-    if order.jobs > 1:
-        pool = ProcessPoolExecutor(order.jobs, mp_context=get_context("spawn"))
-    with pool as executor:
-        lab = Lab(executor, progress)
-        try:
+    try:
+        with _workers(order.jobs) as executor:
+            lab = Lab(executor, progress)
             parts = asyncio.run(_all(order, lab))
-        except BaseException:
-            if executor is not None:
-                executor.shutdown(wait=False, cancel_futures=True)
-            raise
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
     head = {
         "scale": order.scale.name,
         "seed": order.seed,
@@ -73,6 +73,55 @@ def reproduce(
     results.write(order.out, head, list(zip(order.figures, parts, strict=True)))
     named = {figure.name: part for figure, part in zip(order.figures, parts, strict=True)}
     return {**head, "figures": named}, lab.cpu_s([figure.name for figure in order.figures])
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of a group that a task group made of figures' errors."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[Executor | None]:
+    """Yield processes for tasks, None for this one; whatever interrupts the block ends them at once.
+
+    They ignore an interrupt from the keyboard, which goes to all processes: this one ends them.
+    """
+    if jobs == 1:
+        with _keyboard(_interrupt):
+            yield None
+        return
+    others = set(active_children())
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as executor:
+        with _keyboard(signal.SIG_IGN):
+            executor.submit(os.getpid)  # starts all processes, which inherit what is ignored
+        try:
+            yield executor
+        except BaseException:
+            for process in set(active_children()) - others:
+                process.terminate()
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _interrupt(*signalled: object) -> None:
+    """Interrupt a simulation in this process, which asyncio would wait for."""
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _keyboard(handler: Any) -> Iterator[None]:
+    """Handle an interrupt from the keyboard in another way; only the main thread can."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def _all(order: Order, lab: Lab) -> list[dict[str, Any]]:
@@ -92,4 +141,4 @@ def _caption(order: Order, figure: Figure) -> str:
     """Return where the lengths come from and how long the runs were."""
     used = [order.traces[name] for name in figure.traces]
     origins = "; ".join(f"{trace.title}: {trace.origin}" for trace in used)
-    return f"Lengths: {origins}. {note(order.scale, figure.hours(order.scale))}, seed {order.seed}."
+    return f"Lengths: {origins}. {note(order.scale, figure.lengths(order.scale))}, seed {order.seed}."

@@ -55,12 +55,26 @@ QUICK = Scale(
 )
 
 
-def note(scale: Scale, hours: float | tuple[float, ...]) -> str:
+def per_run(hours: float) -> str:
+    """Return the length of runs for a caption."""
+    return f"{hours:g} h of arrivals per run"
+
+
+def two_lengths(scale: Scale) -> str:
+    """Return the lengths of a figure's runs: searches of a capacity, and runs at one load."""
+    if scale.capacity_hours == scale.load_hours:
+        return per_run(scale.load_hours)
+    return f"{per_run(scale.capacity_hours)} for capacities, {scale.load_hours:g} h for late requests"
+
+
+def model_lengths(scale: Scale) -> str:
+    """Return the lengths of searches on the first model and on the others, if there are others."""
+    text = per_run(scale.capacity_hours)
+    return text + (f" ({scale.other_hours:g} h on the other models)" if scale.other_hours else "")
+
+
+def note(scale: Scale, lengths: str) -> str:
     """Return how long the runs of a figure were, and a warning if they were quick."""
-    lengths = hours if isinstance(hours, tuple) else (hours,)
-    text = f"{lengths[0]:g} h of arrivals per run"
-    if len(lengths) > 1:
-        text += f" ({lengths[1]:g} h on the other models)"
     if scale.name == "quick":
-        text = f"QUICK RUN, coarse: {text}; short runs flatter every policy"
-    return text
+        return f"QUICK RUN, coarse: {lengths}; short runs flatter every policy"
+    return lengths

@@ -29,11 +29,19 @@ class Found(NamedTuple):
         qps: Highest load in time, requests per second; 0 if none is.
         bound_qps: Throughput without deadlines.
         chunk: Tokens per step, where it is not the policy's default.
+        is_capped: Whether the highest load tried, the throughput without deadlines in steps of the
+            policy's size, is still in time: a finite run may serve slightly more.
     """
 
     qps: float
     bound_qps: float
     chunk: int | None = None
+    is_capped: bool = False
+
+
+def qps_text(qps: float, *, is_capped: bool = False) -> str:
+    """Return a capacity as text; `>=` before one where the search hit its ceiling."""
+    return f">= {qps:.2f}" if is_capped else f"{qps:.2f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ class Capacity:
             # Others keep up with any load for so short a time, and show nothing.
             start = _highest(self._question(self.screen_hours), step_qps, most, start)
         low = _highest(self._question(self.hours), step_qps, most, start)
-        return Found(low * step_qps, bound_qps, self.case.chunk)
+        return Found(low * step_qps, bound_qps, self.case.chunk, is_capped=low == most)
 
     def _question(self, hours: float) -> Question:
         return Question(
@@ -85,6 +93,8 @@ def _highest(question: Question, step_qps: float, most: int, start: int) -> int:
 @dataclass(frozen=True, slots=True)
 class BestChunk:
     """The fixed chunk that serves a policy best, by short runs; None for its default.
+
+    Long runs may rank chunks differently, so whoever reports it compares it with the default.
 
     Each chunk is tried at a load one step above the best so far, so that a worse one costs one run.
     """
