@@ -4,7 +4,7 @@ A server gets the same requests at the same instants in turn from our client and
 code with it: `vllm bench serve` (comes with vLLM) or NVIDIA's aiperf, which wants an environment of its
 own:
 
-    uv venv /tmp/aiperf && uv pip install --python /tmp/aiperf/bin/python aiperf
+    uv venv .aiperf && uv pip install --python .aiperf/bin/python aiperf
 
 Turns alternate and each figure is the median over the turns, because the machine is never the same
 twice; `noise` is how far our own turns are apart. Expected: TTFT and end-to-end p50, p90 and p99 within

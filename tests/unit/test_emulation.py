@@ -12,7 +12,7 @@ A100 = "a100-80gb/llama-3-8b/tp1"
 
 
 def test_emulation_survives_its_environment_variable() -> None:
-    emulation = Emulation(A100, 4, kv_tokens=1000, async_scheduling=False, step_log="/tmp/x")
+    emulation = Emulation(A100, 4, kv_tokens=1000, async_scheduling=False, step_log="steps.jsonl")
     found = Emulation.from_environment({}, {"NIYAMA_EMULATION": emulation.to_json()})
     assert found == emulation
 
