@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,36 +33,22 @@ def read_saved(path: str) -> dict[str, Any]:
     return saved
 
 
-class _Noted(argparse._StoreAction):
-    """Stores a value, and that the option was given."""
+class _Noting(argparse.Action):
+    """In front of an action: notes that the option was given."""
 
     def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *given: Any, **named: Any
     ) -> None:
-        _note(self, namespace)
-        super().__call__(parser, namespace, values, option_string)
+        namespace.given = [*namespace.given, self.option_strings[0]]
+        super().__call__(parser, namespace, *given, **named)
 
 
-class _NotedTrue(argparse._StoreTrueAction):
-    """Stores True, and that the option was given."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        _note(self, namespace)
-        super().__call__(parser, namespace, values, option_string)
+class _Noted(_Noting, argparse._StoreAction):
+    pass
 
 
-def _note(action: argparse.Action, namespace: argparse.Namespace) -> None:
-    namespace.given = [*namespace.given, action.option_strings[0]]
+class _NotedTrue(_Noting, argparse._StoreTrueAction):
+    pass
 
 
 def note_given(parser: argparse.ArgumentParser) -> None:

@@ -100,11 +100,12 @@ class Host:
         """Decide the next step and set the levers."""
         self._forget_finished(time.monotonic())
         self._plan = None
-        self._plan_starts_at = self._starts_at()
+        self._plan_starts_at = time.monotonic()
         if self._is_failed:
             self._try_to_recover()
         if not self._is_failed and not self._is_stuck:
             try:
+                self._plan_starts_at = self._starts_at()
                 if self._settings.check_laws and not self._preempted:
                     check_books(self.policy.ledger, self._scheduler)
                 self._plan = self.policy.plan(self._plan_starts_at, self._limits())
