@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Generic
 
 import pytest
-from tests.contract.engine_contract import BOOK, ENGINE_BUDGET, MAX_SEQS, EngineContract, HostMaker, P
+from tests.contract.engine_contract import EngineContract
+from tests.contract.hosts import BOOK, ENGINE_BUDGET, MAX_SEQS, HostMaker, P
 
 from niyama.latency import get_profile
 from niyama.qosfile import book_from_mapping

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic
 
 import pytest
-from tests.contract.engine_contract import BOOK, EngineContract, HostMaker, P
+from tests.contract.engine_contract import EngineContract
+from tests.contract.hosts import BOOK, HostMaker, P
 from tests.engine.httpserver import LIVE
 from tests.engine.rig import BLOCK_TOKENS, Ask, Rig, name_of
 from tests.engine.workload import prompt
