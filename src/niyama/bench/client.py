@@ -34,6 +34,9 @@ HEARTBEAT_S = 0.02
 Progress = Callable[["Flight"], None]
 """Hears of the run, ten times a second or so."""
 
+Settle = Callable[[Record], str | None]
+"""Hears of every answer that ended; returns why the run has nothing more to show, or None."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
@@ -63,6 +66,7 @@ class Flight:
         num_tokens: Output tokens of the answers that have ended.
         loop_lags_s: How late the event loop came round, one sample per heartbeat.
         stopped_by: Why no more requests were sent; None if all were.
+        settled_by: Why the run ended early with all it had to show; None if it did not.
         wall_s: From the start to the end of the last answer.
         cpu_s: CPU time of this process over the run, all threads.
         started_at: Wall-clock start, seconds since the epoch.
@@ -77,6 +81,7 @@ class Flight:
     num_errors_in_a_row: int = 0
     loop_lags_s: list[float] = field(default_factory=list)
     stopped_by: str | None = None
+    settled_by: str | None = None
     wall_s: float = 0.0
     cpu_s: float = 0.0
     started_at: float = 0.0
@@ -109,6 +114,7 @@ async def run(
     run_id: str = "run",
     rules: Rules | None = None,
     progress: Progress | None = None,
+    settle: Settle | None = None,
 ) -> Flight:
     """Send every request at its instant and read all answers to their ends.
 
@@ -122,6 +128,7 @@ async def run(
         run_id: Begins every `x-request-id`.
         rules: When to stop.
         progress: Called now and then.
+        settle: Ends the run early; whoever waits for an answer then has left.
 
     Returns:
         The run; nothing a server does raises.
@@ -136,14 +143,23 @@ async def run(
     gc.collect()
     gc.freeze()
     try:
-        await _fly(sender, flight, calls, rules.max_consecutive_errors, progress)
+        await _fly(sender, flight, calls, rules.max_consecutive_errors, progress, settle)
     finally:
         gc.unfreeze()
     return flight
 
 
+class _Settled(Exception):
+    """Ends all tasks of a run."""
+
+
 async def _fly(
-    sender: Sender, flight: Flight, calls: Sequence[Call], max_errors: int, progress: Progress | None
+    sender: Sender,
+    flight: Flight,
+    calls: Sequence[Call],
+    max_errors: int,
+    progress: Progress | None,
+    settle: Settle | None,
 ) -> None:
     heart = asyncio.create_task(_beat(flight, progress))
     cpu_began_s = time.process_time()
@@ -161,7 +177,10 @@ async def _fly(
                     flight.stopped_by = f"{max_errors} errors in a row, the last: {last}"
                     break
                 flight.num_sent += 1
-                group.create_task(_send(sender, flight, call))
+                group.create_task(_send(sender, flight, call, settle))
+    except* _Settled:
+        for record in flight.records:
+            record.has_left = record.has_left or record.finished_at is None
     finally:
         heart.cancel()
         flight.wall_s = sender.now_s()
@@ -170,7 +189,7 @@ async def _fly(
         progress(flight)
 
 
-async def _send(sender: Sender, flight: Flight, call: Call) -> None:
+async def _send(sender: Sender, flight: Flight, call: Call, settle: Settle | None) -> None:
     await sender.send(call)
     record = call.record
     flight.num_ended += 1
@@ -180,6 +199,10 @@ async def _send(sender: Sender, flight: Flight, call: Call) -> None:
         flight.num_errors_in_a_row += 1
     elif not record.has_left:
         flight.num_errors_in_a_row = 0
+    if settle is not None and flight.settled_by is None:
+        flight.settled_by = settle(record)
+        if flight.settled_by is not None:
+            raise _Settled
 
 
 async def _beat(flight: Flight, progress: Progress | None) -> None:

@@ -1,7 +1,7 @@
 """The comparison: every contestant in turn, the same requests at the same instants to each.
 
     basis      stock vLLM with the largest chunk: what it sustains (load 1), and the SLO rule's step time
-    tuning     stock vLLM with every chunk at load 1: which is best
+    tuning     stock vLLM with every chunk: which has the highest knee, or is best at load 1
     scenarios  every contestant, one server at a time
     knees      the highest load that keeps every class in time; stock vLLM with every chunk, the best counts
 
@@ -25,7 +25,17 @@ from niyama.bench.comparestore import Store
 from niyama.bench.contestants import CHUNKS, Contestant, Engine
 from niyama.bench.knee import passes, raise_knee
 from niyama.bench.promises import rule_book, with_low_twins
-from niyama.bench.scenarios import BACKLOG_SHARE, KNEE, OWN_KNEE, TUNE, TUNE_LOAD, Job, Traffic, plan_jobs
+from niyama.bench.scenarios import (
+    BACKLOG_SHARE,
+    KNEE,
+    OWN_KNEE,
+    SEARCHED,
+    TUNE,
+    TUNE_LOAD,
+    Job,
+    Traffic,
+    plan_jobs,
+)
 from niyama.bench.servers import free_port, serving
 from niyama.emulation import scaled_book
 from niyama.qos import QosBook
@@ -45,6 +55,7 @@ class Comparison:
         wants_knee: Whether the knees are searched.
         repeats: How often each run of a scenario is done, each time with another seed.
         book: The promises as a user would write them; None for the SLO rule.
+        book_name: What a report calls them: `rule`, `paper`, `tight` or a file's name.
         traffic: What arrives; its book is set here.
         keeps_records: Whether every request and step is kept.
     """
@@ -57,6 +68,7 @@ class Comparison:
     wants_knee: bool = False
     repeats: int = 1
     book: QosBook | None = None
+    book_name: str = "rule"
     traffic: Traffic
     keeps_records: bool = False
 
@@ -95,7 +107,7 @@ class Comparer:
             jobs = plan_jobs(self.what.scenarios, self.what.loads, self.what.repeats)
             for policy in self.what.policies:
                 self._do(self._contestant(policy), jobs)
-                if self.what.wants_knee:
+                if self.what.wants_knee and policy not in self.knees:
                     self.knees[policy] = self._knee(policy, KNEE)
                 if "backlog" in self.what.scenarios:
                     self._backlog(policy)
@@ -135,32 +147,49 @@ class Comparer:
         return [Contestant(policy, chunk) for chunk in self.what.chunks]
 
     def _tune(self) -> None:
-        """Find the chunk with the fewest late requests at load 1, by goodput where that is equal."""
+        """Find stock vLLM's best chunk: that with the highest knee, or the best one at load 1."""
         for policy in self.what.policies:
             if not Contestant(policy).is_stock:
                 continue
+            if self.what.wants_knee:
+                self.knees[policy] = self._knee(policy, KNEE)
             if len(self.what.chunks) == 1:
                 self.best_chunk[policy] = self.what.chunks[0]
-                continue
-            job = Job(TUNE, TUNE_LOAD)
-            rows = {c: self._do(c, [job])[0] for c in self.stock(policy)}
-            best = min(rows, key=lambda c: (rows[c]["late_share"]["all"], -rows[c]["goodput_rps"]))
-            assert best.chunk is not None
-            self.best_chunk[policy] = best.chunk
-            self.tell(f"tuning: the best chunk of {policy} is {best.chunk}")
+            elif self.what.wants_knee and self.knees[policy]["load"]:
+                self.best_chunk[policy] = self.knees[policy]["chunk"]
+            else:
+                self.best_chunk[policy] = self._best_at_load_1(policy)
+            self.tell(f"tuning: the best chunk of {policy} is {self.best_chunk[policy]}")
+
+    def _best_at_load_1(self, policy: str) -> int:
+        """Return the chunk with the fewest late requests at load 1, by goodput where that is equal."""
+        job = Job(TUNE, TUNE_LOAD)
+        rows = {chunk: self._do(Contestant(policy, chunk), [job])[0] for chunk in self.what.chunks}
+        return min(rows, key=lambda n: (rows[n]["late_share"]["all"], -rows[n]["goodput_rps"]))
 
     def _knee(self, policy: str, scenario: str) -> dict[str, Any]:
         """Return the knee of a policy: of its best chunk, if it has chunks."""
-        knee, best = 0.0, self._contestant(policy)
-        of_best = [best]
-        if best.is_stock:
-            of_best += [c for c in self.stock(policy) if c != best]
-        for contestant in of_best:
-            found = run_async(raise_knee(partial(self._holds, contestant, scenario), knee))
+        knee, chunk = 0.0, self.best_chunk.get(policy)
+        for contestant in self._candidates(policy):
+            known = self._known(contestant) if scenario == KNEE else {}
+            found = run_async(raise_knee(partial(self._holds, contestant, scenario), knee, known))
             if found > knee:
-                knee, best = found, contestant
+                knee, chunk = found, contestant.chunk
         self.tell(f"{scenario} of {policy}: {knee:g}")
-        return {"load": knee, "qps": knee * self.basis["saturation_qps"], "chunk": best.chunk}
+        return {"load": knee, "qps": knee * self.basis["saturation_qps"], "chunk": chunk}
+
+    def _candidates(self, policy: str) -> list[Contestant]:
+        """Return what may have the highest knee, the likeliest first: the others need only one run each."""
+        if not Contestant(policy).is_stock:
+            return [Contestant(policy)]
+        all_of_them = self.stock(policy)
+        first = self.best_chunk.get(policy, self.what.chunks[(len(self.what.chunks) - 1) // 2])
+        return sorted(all_of_them, key=lambda contestant: contestant.chunk != first)
+
+    def _known(self, contestant: Contestant) -> dict[float, bool]:
+        """Return which loads of the scenario `steady` hold, as far as they were run."""
+        rows = {load: self.store.run(contestant, Job("steady", load)) for load in self.what.loads}
+        return {load: passes(row) for load, row in rows.items() if row is not None}
 
     async def _holds(self, contestant: Contestant, scenario: str, load: float) -> bool:
         return passes(await self._one(contestant, Job(scenario, load)))
@@ -185,7 +214,7 @@ class Comparer:
         return run_async(all_of_them())
 
     async def _one(self, contestant: Contestant, job: Job) -> dict[str, Any]:
-        row = self.store.run(contestant, job)
+        row = self._done(contestant, job)
         if row is not None:
             return row
         url = self._url(contestant)
@@ -208,6 +237,17 @@ class Comparer:
             + (f"{row['throughput_tps']:.0f} tokens/s" if late is None else f"{late:.1%} late")
             + ("" if row["valid"] else " (INVALID)")
         )
+        return row
+
+    def _done(self, contestant: Contestant, job: Job) -> dict[str, Any] | None:
+        """Return a finished run, or one of another name that was sent the same and shows as much."""
+        row = self.store.run(contestant, job)
+        for twin in job.twins:
+            if row is None:
+                same = self.store.run(contestant, twin)
+                if same is not None and (job.scenario in SEARCHED or not same.get("settled_by")):
+                    row = {**same, "scenario": job.scenario}
+                    self.store.keep(contestant, job, row)
         return row
 
     def _url(self, contestant: Contestant) -> str:

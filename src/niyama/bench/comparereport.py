@@ -129,6 +129,8 @@ def _worded(value: object) -> str:
 def _curves(result: Mapping[str, Any]) -> str:
     """Draw the late share against the load, of the scenario `steady` and of the search for knees."""
     rows = [r for r in [*result["runs"], *result["knee_runs"]] if r["scenario"] in ("steady", "knee")]
+    # A run that ended once its verdict was clear has no late share to show.
+    rows = [row for row in rows if not row.get("settled_by")]
     if not rows:
         return ""
     with figure() as (canvas, axes):

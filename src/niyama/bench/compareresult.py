@@ -37,6 +37,7 @@ def result_of(comparer: Comparer) -> dict[str, Any]:
         },
         "policies": list(what.policies),
         "scenarios": list(what.scenarios),
+        "book": what.book_name,
         "classes": classes,
         "best_chunk": comparer.best_chunk,
         "runs": of_this,

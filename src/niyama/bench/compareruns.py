@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from niyama.bench.carriers import make_carrier
 from niyama.bench.client import Progress, Rules, run
 from niyama.bench.contestants import Contestant
+from niyama.bench.knee import MAX_LATE
 from niyama.bench.measure import Measured, Spec, measure
 from niyama.bench.planned import Lengths, make_plan
 from niyama.bench.promises import measure_step_s
 from niyama.bench.prompts import PromptMaker, Vocabulary, learn_vocabulary, make_prompts
 from niyama.bench.records import write_records
 from niyama.bench.saturation import Saturation, saturate
-from niyama.bench.scenarios import Job, Traffic
+from niyama.bench.scenarios import SEARCHED, Job, Traffic
 from niyama.bench.score import client_figures, score
 from niyama.bench.sender import open_session
 from niyama.bench.target import Target, find_target
@@ -120,11 +121,12 @@ async def run_job(
         seconds=traffic.run_s(job.scenario),
         carrier=contestant.carrier,
         lengths=traffic.lengths,
+        settles_at=MAX_LATE if job.scenario in SEARCHED else None,
     )
     done = await measure(spec, progress=progress)
     if records is not None:
         write_records(records, done.header, done.flight.records)
-    return {**row, **figures(done.result), **_importance(done)}
+    return {**row, "settled_by": done.flight.settled_by, **figures(done.result), **_importance(done)}
 
 
 def figures(result: Mapping[str, Any]) -> dict[str, Any]:

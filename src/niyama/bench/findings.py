@@ -16,6 +16,7 @@ AGREED_LATE_OF_STOCK, AGREED_LATE_OF_FCFS = 0.5, 0.2
 AGREED_THROUGHPUT = 0.98
 AGREED_KNEE = {"vllm-fcfs": 1.3, "best stock": 1.0}
 AGREED_EMULATED_KNEE = {"vllm-fcfs": 1.5, "best stock": 1.1}
+AGREED_TIGHT_KNEE = {"vllm-fcfs": 1.5, "best stock": 1.2}
 
 OURS = "niyama"
 
@@ -96,10 +97,16 @@ def findings(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 AGREED_THROUGHPUT,
                 at_most=False,
             )
-    bounds = AGREED_KNEE if result["engine"]["kind"] == "real" else AGREED_EMULATED_KNEE
+    bounds = _knee_bounds(result)
     for rival, ratio in knee_ratios(result["knees"]).items():
         add(f"knee, of {rival}'s", ratio, bounds[rival], at_most=False)
     return found
+
+
+def _knee_bounds(result: Mapping[str, Any]) -> Mapping[str, float]:
+    if result["engine"]["kind"] == "real":
+        return AGREED_KNEE
+    return AGREED_TIGHT_KNEE if result["book"] == "tight" else AGREED_EMULATED_KNEE
 
 
 def knee_ratios(knees: Mapping[str, Row]) -> dict[str, float]:

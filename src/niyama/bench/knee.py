@@ -24,7 +24,10 @@ def passes(row: Mapping[str, Any]) -> bool:
 
 
 async def raise_knee(
-    holds: Callable[[float], Awaitable[bool]], floor: float = 0.0, guess: float = 0.8
+    holds: Callable[[float], Awaitable[bool]],
+    floor: float = 0.0,
+    known: Mapping[float, bool] | None = None,
+    guess: float = 0.8,
 ) -> float:
     """Return the highest load of the grid that holds, or `floor` if none above it does.
 
@@ -32,13 +35,21 @@ async def raise_knee(
         holds: Tries a load.
         floor: A load known to hold, by another configuration; 0 if none is. Only what is better
             is of interest, so the next load above it is tried first.
-        guess: Where to look first without a floor.
+        known: Loads of which it is known whether they hold.
+        guess: Where to look first if nothing is known.
 
     Costs about log2 of the grid's size, one try if the floor cannot be raised.
     """
-    low = sum(load <= floor + 1e-9 for load in GRID)  # so many loads of the grid are known to hold
-    high = len(GRID)
-    tried = low + 1 if low else min(high, max(1, round(guess / STEP)))
+    held = max([floor, *(load for load, is_held in (known or {}).items() if is_held)])
+    broken = min([load for load, is_held in (known or {}).items() if not is_held], default=float("inf"))
+    low = sum(load <= held + 1e-9 for load in GRID)  # so many loads of the grid are known to hold
+    high = sum(load < broken - 1e-9 for load in GRID)  # and so many may
+    if floor:
+        tried = low + 1
+    elif known:
+        tried = (low + high + 1) // 2
+    else:
+        tried = min(high, max(1, round(guess / STEP)))
     while low < high:
         if await holds(GRID[tried - 1]):
             low = tried

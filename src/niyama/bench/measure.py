@@ -15,7 +15,7 @@ from niyama.bench.planned import Lengths, Plan, make_plan
 from niyama.bench.prompts import PromptMaker, Vocabulary, learn_vocabulary, make_prompts
 from niyama.bench.records import Header
 from niyama.bench.saturation import Saturation, saturate
-from niyama.bench.score import client_figures, score
+from niyama.bench.score import LateWatch, client_figures, score
 from niyama.bench.sender import ClientError, open_session
 from niyama.bench.servermetrics import server_figures, settled_counters
 from niyama.bench.target import Endpoint, Target, find_target
@@ -52,6 +52,8 @@ class Spec:
         shared_prefix: See `PromptMaker`.
         num_warmup: Requests before the run, not scored.
         rules: When the run stops, and when it does not count.
+        settles_at: The run ends as soon as a class has more late requests than this share of all of it;
+            None to run to the end.
         criterion: By which the result judges.
         saturation_s: How long it is measured what the server sustains.
         saturation_in_flight: With how many requests at once.
@@ -72,6 +74,7 @@ class Spec:
     shared_prefix: float = 0.0
     num_warmup: int = 8
     rules: Rules = field(default_factory=Rules)
+    settles_at: float | None = None
     criterion: Criterion = "strict"
     saturation_s: float = 45.0
     saturation_in_flight: int = 128
@@ -189,6 +192,8 @@ class _Bench:
             raise ClientError(f"no request arrives in {spec.seconds:g} s; allowed: more --seconds or --qps")
         tell(f"making {len(plan.requests)} prompts")
         prompts = make_prompts(self.maker(0), plan.requests)
+        book = spec.workload.book
+        settle = None if spec.settles_at is None else LateWatch(plan.requests, book, spec.settles_at)
         before = await settled_counters(self.session, self.target)
         flight = await run(
             self.session,
@@ -200,10 +205,10 @@ class _Bench:
             run_id=self.run_id,
             rules=spec.rules,
             progress=progress,
+            settle=settle,
         )
         after = await settled_counters(self.session, self.target)
         header = self.header(flight, plan, qps or 0.0, saturation)
-        book = spec.workload.book
         figures = {
             **client_figures(flight, spec.rules),
             "run_id": self.run_id,

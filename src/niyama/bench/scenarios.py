@@ -30,6 +30,8 @@ WORDS = {
 
 TUNE, KNEE, OWN_KNEE = "tune", "knee", "own-knee"
 """Runs that choose: stock's chunk, the knee, and the interactive classes' own knee."""
+SEARCHED = (KNEE, OWN_KNEE)
+"""Runs that only show whether a load is kept in time: they end as soon as it is not."""
 
 LOADS = (0.85, 1.0, 1.3, 1.5)
 TUNE_LOAD = 1.0
@@ -59,6 +61,14 @@ class Job:
     scenario: str
     load: float
     repeat: int = 0
+
+    @property
+    def twins(self) -> list[Job]:
+        """Jobs under other names in which the same requests arrive at the same instants."""
+        same = ["steady", KNEE] + [TUNE] * (self.load == TUNE_LOAD)
+        if self.scenario not in same:
+            return []
+        return [Job(name, self.load, self.repeat) for name in same if name != self.scenario]
 
     @property
     def key(self) -> str:

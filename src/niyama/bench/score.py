@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from niyama.bench.client import Flight, Rules
+from niyama.bench.planned import Planned
 from niyama.bench.records import Record
 from niyama.qos import QosBook, Slo
 from niyama.scheduling.policy import Request
@@ -67,6 +68,28 @@ def judge(records: Iterable[Record], book: QosBook) -> list[Judged]:
         for record in records
         if record.sent_at is not None and not record.has_left
     ]
+
+
+class LateWatch:
+    """Tells as soon as a class has more late requests than a share of all that are planned of it.
+
+    What is still to come cannot change that, so a search for the highest load in time ends the run there.
+    """
+
+    def __init__(self, planned: Iterable[Planned], book: QosBook, max_share: float) -> None:
+        """Take what is planned, and the share from 0 to 1 that may be late by the criterion `strict`."""
+        self._book = book
+        num = Counter(request.qos_class for request in planned)
+        self._num_allowed = {name: int(max_share * count) for name, count in num.items()}
+        self._num_late: Counter[str] = Counter()
+
+    def __call__(self, record: Record) -> str | None:
+        """Count an answer that ended; return a class that is settled, in words."""
+        name = record.qos_class
+        self._num_late[name] += sum(one.is_late("strict") for one in judge([record], self._book))
+        if self._num_late[name] <= self._num_allowed[name]:
+            return None
+        return f"{self._num_late[name]} late requests of class {name}"
 
 
 def score(records: Sequence[Record], book: QosBook, criterion: Criterion, wall_s: float) -> dict[str, Any]:

@@ -155,6 +155,7 @@ def make_comparison(args: argparse.Namespace) -> Comparison:
         wants_knee=args.knee,
         repeats=args.repeats,
         book=book,
+        book_name=args.book or args.qos or ("rule" if book is None else "paper"),
         traffic=traffic,
         keeps_records=args.records,
     )

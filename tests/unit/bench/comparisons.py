@@ -52,6 +52,7 @@ def result(runs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         "runs": runs,
         "tuning": [],
         "knees": {},
+        "book": "paper",
         "knee_runs": [],
         "criterion": "strict",
         "trace": "azure-conv",

@@ -9,8 +9,9 @@ import pytest
 from tests.unit.bench.sseserver import Reply, SseServer, answer_fully, sse_server
 
 from niyama.bench.carriers import make_carrier
-from niyama.bench.client import Flight, Progress, Rules, run, run_async
+from niyama.bench.client import Flight, Progress, Rules, Settle, run, run_async
 from niyama.bench.planned import Planned
+from niyama.bench.records import Record
 from niyama.bench.score import client_figures
 from niyama.bench.sender import open_session
 from niyama.bench.target import Endpoint, TargetError, find_target
@@ -38,6 +39,7 @@ def fly(
     *,
     rules: Rules = SLACK,
     progress: Progress | None = None,
+    settle: Settle | None = None,
     endpoint: Endpoint = "completions",
     key: str | None = None,
 ) -> Flight:
@@ -56,7 +58,15 @@ def fly(
             prompts = {request.id: prompt for request in requests}
             carry = make_carrier("xargs", paper_book())
             return await run(
-                session, target, requests, prompts, carry, carrier="xargs", rules=rules, progress=progress
+                session,
+                target,
+                requests,
+                prompts,
+                carry,
+                carrier="xargs",
+                rules=rules,
+                progress=progress,
+                settle=settle,
             )
 
     return run_async(work())
@@ -231,6 +241,28 @@ def test_errors_in_a_row_stop_the_run_and_it_does_not_count() -> None:
     figures = client_figures(flight, rules)
     assert not figures["valid"]
     assert "3 errors in a row, the last: HTTP 400: no such thing" in figures["invalid_because"][0]
+
+
+def test_a_settled_run_ends_at_once_and_who_waits_has_left() -> None:
+    async def script(reply: Reply) -> None:
+        if int(reply.headers["x-request-id"].rpartition("r")[2]) < 3:
+            await answer_fully(reply)
+        else:
+            await asyncio.sleep(600)
+
+    ended: list[str] = []
+
+    def settle(record: Record) -> str | None:
+        ended.append(record.id)
+        return "three" if len(ended) == 3 else None
+
+    with sse_server(script=script) as server:
+        flight = fly(server, planned(10, 0.02), settle=settle)
+    assert flight.settled_by == "three"
+    assert flight.num_ended == 3
+    assert [record.is_whole for record in flight.records] == [True] * 3 + [False] * 7
+    assert [record.has_left for record in flight.records] == [False] * 3 + [True] * 7
+    assert client_figures(flight, SLACK)["valid"]
 
 
 def test_errors_that_are_not_in_a_row_do_not_stop_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,10 +118,32 @@ def test_a_knee_of_stock_is_that_of_its_best_chunk(machine: Machine, tmp_path: P
     done.run()
     assert done.knees["vllm-fcfs"] == {"load": 0.7, "qps": pytest.approx(7.0), "chunk": 512}
     assert done.knees["niyama"] == {"load": 1.1, "qps": pytest.approx(11.0), "chunk": None}
-    # The other chunk only has to show that it is no better.
-    assert [job for job in machine.ran if job[:2] == ("vllm-fcfs-256", "knee")] == [
-        ("vllm-fcfs-256", "knee", 0.75)
-    ]
+    assert done.best_chunk == {"vllm-fcfs": 512}, "the chunk with the highest knee"
+    assert not [job for job in machine.ran if job[1] == "tune"]
+    # The second chunk is only searched above the first one's knee.
+    assert min(load for key, _, load in machine.ran if key == "vllm-fcfs-512") == pytest.approx(0.65)
+
+
+def test_runs_that_were_sent_the_same_are_not_repeated(machine: Machine, tmp_path: Path) -> None:
+    done = comparer(tmp_path, wants_knee=True)
+    done.run()
+    assert done.knees["niyama"]["load"] == 1.1
+    ours = [load for key, scenario, load in machine.ran if (key, scenario) == ("niyama", "knee")]
+    assert ours
+    assert all(0.85 < load < 1.3 for load in ours), "the scenario's loads say the rest"
+    comparer(tmp_path, loads=[1.1]).run()
+    assert ("niyama", "steady", 1.1) not in machine.ran
+    assert (tmp_path / "runs" / "niyama" / "steady-1.100-0.json").exists()
+
+
+def test_a_run_that_ended_early_stands_for_no_whole_one(machine: Machine, tmp_path: Path) -> None:
+    done = comparer(tmp_path, scenarios=[], wants_knee=True)
+    done.run()
+    path = tmp_path / "runs" / "niyama" / "knee-1.100-0.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "settled_by": "late"}))
+    machine.ran.clear()
+    comparer(tmp_path, loads=[1.1]).run()
+    assert ("niyama", "steady", 1.1) in machine.ran
 
 
 def test_the_backlog_runs_at_a_share_of_the_own_knee(machine: Machine, tmp_path: Path) -> None:

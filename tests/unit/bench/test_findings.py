@@ -63,6 +63,10 @@ def test_knees_are_compared_with_fcfs_and_the_best_stock() -> None:
         [], knees={**knees, "niyama": {"load": 0.85, "qps": 8.5, "chunk": None}}, engine={"kind": "emulated"}
     )
     assert emulated["knee, of best stock's"][1] is False
+    for book, is_met in (("paper", True), ("tight", False)):
+        ours = {**knees, "niyama": {"load": 0.9, "qps": 9.0, "chunk": None}}
+        at = found([], knees=ours, engine={"kind": "emulated"}, book=book)
+        assert at["knee, of best stock's"][1] is is_met
     assert knee_ratios({"niyama": knees["niyama"]}) == {}
     assert "| vllm-priority (512) | 0.8 | 8.00 |" in knee_table(result([], knees=knees))
 

@@ -39,6 +39,19 @@ def test_a_floor_at_the_top_costs_nothing() -> None:
     assert search(5.0, floor=GRID[-1]) == (GRID[-1], [])
 
 
+@pytest.mark.parametrize("limit", [0.3, 0.85, 0.95, 1.25, 1.4])
+def test_what_is_known_is_not_tried(limit: float) -> None:
+    tried: list[float] = []
+
+    async def holds(load: float) -> bool:
+        tried.append(load)
+        return load <= limit + 1e-9
+
+    known = {load: load <= limit for load in (0.85, 1.3)}
+    assert asyncio.run(raise_knee(holds, known=known)) == pytest.approx(limit)
+    assert not {0.85, 1.3} & set(tried)
+
+
 def test_every_class_has_to_be_in_time() -> None:
     assert is_in_time({"all": 0.5, "a": 0.01, "b": 0.0})
     assert not is_in_time({"all": 0.001, "a": 0.0101, "b": 0.0})

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from niyama.bench.client import Flight, Rules
+from niyama.bench.planned import Planned
 from niyama.bench.records import Record
-from niyama.bench.score import client_figures, percentiles, score
+from niyama.bench.score import LateWatch, client_figures, percentiles, score
 from niyama.qos import Importance, QosBook, QosClass, Slo
 
 BOOK = QosBook(
@@ -64,6 +65,22 @@ def test_late_shares_by_the_part_of_the_promise() -> None:
     assert parts["ttft"] == {"all": 1 / 3, "chat": 1 / 3}
     assert parts["tbt"] == {"all": 1 / 3, "chat": 1 / 3}
     assert parts["ttlt"] == {"all": 2 / 3, "batch": 2 / 3}
+
+
+def _planned(qos_class: str) -> Planned:
+    return Planned(id="r", due_at=0.0, num_prompt_tokens=10, num_output_tokens=1, qos_class=qos_class)
+
+
+def test_a_class_is_settled_once_its_share_is_used_up_whatever_comes() -> None:
+    planned = [_planned(name) for name in ("chat",) * 200 + ("batch",) * 99]
+    watch = LateWatch(planned, BOOK, 0.01)
+    in_time, late = record("chat", [1.0]), record("chat", [2.5])
+    assert [watch(one) for one in (in_time, late, late)] == [None] * 3, "2 of 200 may be late"
+    assert watch(record("chat", [3.0], has_left=True)) is None, "who left is not scored"
+    assert watch(in_time) is None
+    assert watch(record("batch", [9.0])) is None
+    assert watch(late) == "3 late requests of class chat"
+    assert watch(record("batch", [10.5])) == "1 late requests of class batch", "none of 99 may be late"
 
 
 def test_rates_are_per_second_of_the_run() -> None:
