@@ -31,6 +31,7 @@ from niyama.latency.deployments import (
 )
 from niyama.latency.profiles import register_profile
 from niyama.latency.search import ChunkSearch
+from niyama.latency.stairs import Stairs
 from niyama.scheduling.policy import BatchShape
 
 TABLE_TOKENS = 16_384
@@ -110,6 +111,7 @@ class StepCosts:
             chunk that ends its prompt.
         per_kv_token: Reading the KV of one token of context.
         per_pair: Prefill attention, per token of `BatchShape.attention_pairs`.
+        stairs: How `batch_s` rises.
     """
 
     batch_s: tuple[float, ...]
@@ -120,6 +122,7 @@ class StepCosts:
     output_row: float
     per_kv_token: float
     per_pair: float
+    stairs: Stairs
 
     def batch_time_s(self, num_tokens: int) -> float:
         """Return the time of all that depends on the number of tokens alone, seconds."""
@@ -149,6 +152,7 @@ def step_costs(deployment: Deployment, kernels: Kernels, engine: Engine) -> Step
         output_row=output_values * 2 / gpu.flops,
         per_kv_token=model.kv_bytes_per_token / num_gpus / (gpu.bytes_per_s * engine.bandwidth_share),
         per_pair=attention / (gpu.flops * engine.flops_share),
+        stairs=Stairs(kernels.tokens, [batch_s(tokens) for tokens in kernels.tokens]),
     )
 
 
@@ -214,6 +218,12 @@ class FittedProfile(ChunkSearch):
         if max_tokens <= 0 or safe_s(max_tokens) <= limit_s:
             return max(0, max_tokens)
         return bisect_right(range(max_tokens), limit_s, lo=1, key=safe_s) - 1
+
+    def efficient_chunk(self, shape: BatchShape, context: int, num_tokens: int) -> int:
+        """Return what `ChunkSearch.efficient_chunk` does; attention is bent too little to matter."""
+        costs, num_before = self.costs, shape.num_prefill_tokens + shape.num_decode_tokens
+        start_s = costs.batch_time_s(num_before)
+        return costs.stairs.best_total(num_before, start_s, num_before + num_tokens) - num_before
 
     def observe(self, shape: BatchShape, duration_s: float) -> None:
         """Ignore the step: a profile is fixed."""

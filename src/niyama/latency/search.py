@@ -70,6 +70,14 @@ class ChunkSearch(ABC):
                 too_many = middle
         return fits
 
+    def efficient_chunk(self, shape: BatchShape, context: int, num_tokens: int) -> int:
+        """Return the chunk of 1 to `num_tokens` tokens whose time is best spent, if unused time is not lost.
+
+        Never falls when `num_tokens` grows. Where each further token costs the same, that is the largest
+        one; only a model whose times rise in stairs says otherwise.
+        """
+        return num_tokens
+
     def _guess(self, shape: BatchShape, context: int, limit_s: float, max_tokens: int) -> int | None:
         """Return what `largest_chunk` is likely to be, in 0..max_tokens; None for no idea."""
         return None

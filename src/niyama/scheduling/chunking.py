@@ -87,7 +87,11 @@ def fill(
     for job in _candidates(order, started, filled, places):
         num_tokens = min(job.remaining, tokens)
         if limit_s is not None:
-            num_tokens = model.largest_chunk(filled.shape, job.computed, limit_s, num_tokens)
+            most = model.largest_chunk(filled.shape, job.computed, limit_s, num_tokens)
+            # What time cuts off might as well be cut where the device is at its best: unused time is slack.
+            if 0 < most < num_tokens:
+                most = model.efficient_chunk(filled.shape, job.computed, most)
+            num_tokens = most
         if num_tokens <= 0:
             passed_over.append(job.request_id)
             break

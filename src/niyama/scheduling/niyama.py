@@ -24,7 +24,7 @@ from niyama.scheduling.chunking import fill
 from niyama.scheduling.deadlines import Anchor
 from niyama.scheduling.ledger import Job
 from niyama.scheduling.load import Load
-from niyama.scheduling.policy import LatencyModel, Limits, Plan, Request
+from niyama.scheduling.policy import LatencyModel, Limits, Plan, Request, StepOutcome
 from niyama.scheduling.priority import hybrid_key
 from niyama.scheduling.relegation import Relegated, find_victim
 
@@ -36,7 +36,13 @@ REKEY_EVERY: Final = 4
 
 RESERVE_SHARE: Final = 0.25
 RESERVE_STEPS: Final = 2.0
-"""Of the slack this share, at most so many average steps, is kept for stalls."""
+RESERVE_OVERRUNS: Final = 2.0
+"""Of the slack this share is kept for stalls: at most so many average steps, and so many times the worst
+that a step lately took beyond prediction and margin. More than once: tokens have a way to go yet."""
+
+OVERRUN_MEMORY_S: Final = 60.0
+FIRST_OVERRUN_S: Final = 0.1
+"""How long the worst step counts, fading, and what is assumed of an engine that has shown nothing."""
 
 RELEGATIONS_PER_STEP: Final = 8
 """A bound on a step's work; the first who would be late is dealt with first."""
@@ -57,6 +63,7 @@ class NiyamaPolicy(BasePolicy):
         self._restorable = Relegated()
         self._token_s = self.token_s
         self._sweeps: list[tuple[Backlog, FullKey | None]] = []
+        self._overrun_s = FIRST_OVERRUN_S
 
     @property
     def alpha_s(self) -> float:
@@ -79,12 +86,24 @@ class NiyamaPolicy(BasePolicy):
         filled = fill(self.in_order(), self.started_in_order, decodes, now_s, time_s, limits, self.model)
         return self._planned(filled, slack_s, relegated, restored)
 
+    def observe(self, outcome: StepOutcome) -> None:
+        """See `Policy.observe`."""
+        duration_s = outcome.ended_at - outcome.started_at
+        if outcome.is_clean and duration_s > 0:
+            predicted_s = self.model.predict_s(outcome.launch.shape)
+            overrun_s = duration_s - predicted_s - self.model.margin_s(predicted_s)
+            self._overrun_s *= 1.0 - min(1.0, duration_s / OVERRUN_MEMORY_S)
+            self._overrun_s = max(self._overrun_s, overrun_s)
+        super().observe(outcome)
+
     def _reserve_s(self, slack_s: float) -> float:
         """Return the part of the slack that is not spent, so that a stall does not break a promise.
 
-        It costs little: what one step leaves unused is slack for the next.
+        It costs little: what one step leaves unused is slack for the next, until somebody begins to
+        decode who has none.
         """
-        return max(0.0, min(RESERVE_SHARE * slack_s, RESERVE_STEPS * self.step_s))
+        most_s = min(RESERVE_STEPS * self.step_s, RESERVE_OVERRUNS * self._overrun_s)
+        return max(0.0, min(RESERVE_SHARE * slack_s, most_s))
 
     def _follow_load(self, now_s: float) -> None:
         """Let alpha and the measured service time act on the order, one request at a time."""

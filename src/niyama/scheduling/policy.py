@@ -291,6 +291,13 @@ class LatencyModel(Protocol):
         """
         ...
 
+    def efficient_chunk(self, shape: BatchShape, context: int, num_tokens: int) -> int:
+        """Return the chunk, 1 to `num_tokens`, whose time is best spent, if unused time is not lost.
+
+        Arguments as for `largest_chunk`; never falls when `num_tokens`, >= 1, grows (L7).
+        """
+        ...
+
     def stats(self) -> Mapping[str, object]:
         """Return coefficients and errors, for the state page."""
         ...

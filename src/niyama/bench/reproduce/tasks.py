@@ -218,6 +218,10 @@ class NotedModel:
         """See `LatencyModel.largest_chunk`."""
         return self._model.largest_chunk(shape, context, limit_s, max_tokens)
 
+    def efficient_chunk(self, shape: BatchShape, context: int, num_tokens: int) -> int:
+        """See `LatencyModel.efficient_chunk`."""
+        return self._model.efficient_chunk(shape, context, num_tokens)
+
     def observe(self, shape: BatchShape, duration_s: float) -> None:
         """Note a step."""
         self.shapes.append(shape)
