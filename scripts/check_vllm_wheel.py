@@ -16,7 +16,8 @@ from pathlib import Path
 from niyama.engines.vllm.compat import SCHEDULER_ATTRIBUTES
 
 SCHED = "vllm/v1/core/sched"
-WRAPPED = ("add_request", "schedule", "update_from_output", "_preempt_request", "get_request_counts")
+WRAPPED = ("add_request", "schedule", "update_from_output", "get_grammar_bitmask", "_preempt_request")
+WRAPPED += ("get_request_counts",)
 REQUEST = ("num_computed_tokens", "num_prompt_tokens", "num_tokens", "max_tokens", "arrival_time", "priority")
 REQUEST += ("next_decode_eligible_step", "block_hashes", "sampling_params", "get_finished_reason")
 QUEUE = ("add_request", "pop_request", "peek_request", "prepend_request", "prepend_requests")

@@ -32,6 +32,7 @@ WRAPPED = {
     "add_request": ["request"],
     "schedule": [],
     "update_from_output": ["scheduler_output", "model_runner_output"],
+    "get_grammar_bitmask": ["scheduler_output"],
     "_preempt_request": ["request"],
     "shutdown": [],
     "finish_requests": ["request_ids", "finished_status"],

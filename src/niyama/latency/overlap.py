@@ -27,6 +27,10 @@ MAX_RUN = 4
 _LAUNCHES = 64
 _LAUNCH_QUANTILE = 0.75
 
+_PROMPT_S = 1e-3
+_PROMPT_SHARE = 0.2
+"""An output that comes so soon after a launch, or within this share of its time, may have been held by it."""
+
 
 class Lesson(NamedTuple):
     """A step's shape and the duration to learn for it, seconds."""
@@ -56,7 +60,12 @@ class Overlap:
         self.ahead_s = 0.0
 
     def end(
-        self, shape: BatchShape, duration_s: float, following: BatchShape | None, launch_s: float
+        self,
+        shape: BatchShape,
+        duration_s: float,
+        following: BatchShape | None,
+        launch_s: float,
+        waited_s: float = 0.0,
     ) -> Sequence[Lesson] | None:
         """Take note of a step's end.
 
@@ -64,7 +73,8 @@ class Overlap:
             shape: The step.
             duration_s: Since the output before, or since its launch if it came later.
             following: The next step, if it was launched before this output; None without overlap.
-            launch_s: Time since the launch of `following` was begun.
+            launch_s: How long the launch of `following` took.
+            waited_s: Since when it has been over; 0 if that is not known.
 
         Returns:
             What is to be learned now, maybe nothing; None for this step alone, as it was seen.
@@ -72,7 +82,8 @@ class Overlap:
         ahead_s, self.ahead_s = self.ahead_s, 0.0
         holds = following is not None and following.num_prefill_tokens > 0
         if following is not None and holds:
-            self._note_launch(shape, duration_s, following, launch_s, ahead_s)
+            may_be_held = waited_s <= max(_PROMPT_S, _PROMPT_SHARE * launch_s)
+            self._note_launch(shape, duration_s, following, launch_s if may_be_held else 0.0, ahead_s)
         elif not self._run:
             return None
         self._run.append(Lesson(shape, duration_s))
@@ -113,16 +124,20 @@ class Overlap:
     def _note_launch(
         self, shape: BatchShape, duration_s: float, following: BatchShape, launch_s: float, ahead_s: float
     ) -> None:
-        """Learn from an output that the launch of a step with prefill may have held."""
+        """Learn from an output that the launch of a step with prefill may have held for `launch_s`.
+
+        Nothing is done ahead while the host waits: then the device was busy with this step, however wrong
+        its prediction.
+        """
         rest_s = max(0.0, self._model.predict_s(shape) - ahead_s)
         # An output that came when the device was expected to be done was held by no launch.
-        is_held = duration_s > rest_s + self._model.margin_s(rest_s)
+        is_held = launch_s > 0 and duration_s > rest_s + self._model.margin_s(rest_s)
         if not shape.num_prefill_tokens:
             # Behind other prefill the device may be what was waited for.
             octave = _octave(following.num_prefill_tokens + following.num_decode_tokens)
             self._launches.setdefault(octave, _Launches()).add(launch_s if is_held else 0.0)
         if is_held:
-            self.ahead_s = min(duration_s - rest_s, self._model.predict_s(following))
+            self.ahead_s = min(duration_s - rest_s, launch_s, self._model.predict_s(following))
 
     def _nearest(self, octave: int) -> float:
         """Return the time of a launch of the nearest size that is known."""

@@ -148,3 +148,16 @@ def test_recorded_h100_pairs_between_quick_launches_are_predicted() -> None:
                 model.observe(*lesson)
         errors[way] = wrong_s / real_s
     assert errors["by run"] < 0.1 < 0.15 < errors["by step"]
+
+
+def test_who_waits_for_the_device_learns_of_no_work_done_ahead() -> None:
+    """A model that predicts too little would else take its own error for a device that is ahead, for ever."""
+    model = OnlineModel()
+    overlap = Overlap(model)
+    real_s = 2 * model.predict_s(MIXED) + model.margin_s(model.predict_s(MIXED))
+    for _ in range(20):
+        overlap.end(MIXED, real_s, MIXED, launch_s=0.0005, waited_s=real_s - 0.0005)
+        assert overlap.ahead_s == 0.0
+    assert overlap.launch_s(MIXED) == 0.0
+    overlap.end(MIXED, real_s, MIXED, launch_s=0.0005, waited_s=0.0)
+    assert overlap.ahead_s == pytest.approx(0.0005), "no further ahead than the launch is long"

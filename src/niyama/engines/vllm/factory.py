@@ -44,6 +44,11 @@ class QosScheduling:
         self.niyama.after_step(scheduler_output, model_runner_output)
         return outputs
 
+    def get_grammar_bitmask(self, *args: Any, **kwargs: Any) -> Any:
+        """Take note that a step is launched: vLLM asks for this as soon as it is (v1/engine/core.py)."""
+        self.niyama.launched()
+        return super().get_grammar_bitmask(*args, **kwargs)  # type: ignore[misc]
+
     def shutdown(self, *args: Any, **kwargs: Any) -> Any:
         """End what we keep open, then vLLM's own."""
         self.niyama.books.close()

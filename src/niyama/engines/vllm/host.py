@@ -71,6 +71,7 @@ class Host:
         self._greedy: str | None = None
         self._plan_starts_at = 0.0
         self._ended_at = float("-inf")
+        self._launch_over_at = float("-inf")
         self._had_work = False
         self._is_failed = False
         self._is_stuck = False
@@ -125,6 +126,10 @@ class Host:
             self._begin(output)
         except Exception:
             self._fail("begin")
+
+    def launched(self) -> None:
+        """The launch of the last scheduled step is over."""
+        self._launch_over_at = time.monotonic()
 
     def after_step(self, output: Any, runner_output: Any) -> None:
         """Take note of a step's end."""
@@ -244,7 +249,9 @@ class Host:
         if not self._in_flight:
             return self._overlap.end(shape, duration_s, None, 0.0)
         following = self._in_flight[0]
-        return self._overlap.end(shape, duration_s, following.launch.shape, now_s - following.launched_at)
+        launch_s = max(0.0, self._launch_over_at - following.launched_at)
+        waited_s = now_s - self._launch_over_at
+        return self._overlap.end(shape, duration_s, following.launch.shape, launch_s, waited_s)
 
     @staticmethod
     def _completed(launch: Launch, runner_output: Any) -> list[str]:
