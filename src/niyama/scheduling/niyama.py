@@ -34,11 +34,13 @@ DRIFT: Final = 1.2
 REKEY_EVERY: Final = 4
 """After such a change one request is put in order anew in so many steps, from the most urgent on."""
 
-RESERVE_SHARE: Final = 0.25
-RESERVE_STEPS: Final = 2.0
-RESERVE_OVERRUNS: Final = 2.0
-"""Of the slack this share is kept for stalls: at most so many average steps, and so many times the worst
-that a step lately took beyond prediction and margin. More than once: tokens have a way to go yet."""
+STALL_STEPS: Final = 2.0
+STALL_OVERRUNS: Final = 2.0
+"""A stall lasts so many times the worst that a step lately took beyond prediction and margin, at most so
+many average steps. More than once: tokens have a way to go yet."""
+
+RESERVE_SHARE: Final = 0.4
+"""Of the slack at most this share is kept for a stall."""
 
 OVERRUN_MEMORY_S: Final = 60.0
 FIRST_OVERRUN_S: Final = 0.1
@@ -78,11 +80,14 @@ class NiyamaPolicy(BasePolicy):
     def plan(self, now_s: float, limits: Limits) -> Plan:
         """See `Policy.plan`. O(log n) in waiting requests, nothing per decode."""
         self._follow_load(now_s)
-        relegated = self._relegate(now_s)
-        restored = self._restore(now_s)
+        stall_s = self._stall_s
+        relegated = self._relegate(now_s + stall_s)
+        restored = self._restore(now_s + stall_s)
         decodes = self.ledger.decode_shape(limits.tokens_per_decode)
         slack_s = self.slack_s(now_s)
-        time_s = slack_s - self._reserve_s(slack_s)
+        # Part is kept so that a stall breaks no promise. It costs little: what one step leaves unused is
+        # slack for the next, until somebody begins to decode who has none.
+        time_s = slack_s - max(0.0, min(stall_s, RESERVE_SHARE * slack_s))
         filled = fill(self.in_order(), self.started_in_order, decodes, now_s, time_s, limits, self.model)
         return self._planned(filled, slack_s, relegated, restored)
 
@@ -96,14 +101,10 @@ class NiyamaPolicy(BasePolicy):
             self._overrun_s = max(self._overrun_s, overrun_s)
         super().observe(outcome)
 
-    def _reserve_s(self, slack_s: float) -> float:
-        """Return the part of the slack that is not spent, so that a stall does not break a promise.
-
-        It costs little: what one step leaves unused is slack for the next, until somebody begins to
-        decode who has none.
-        """
-        most_s = min(RESERVE_STEPS * self.step_s, RESERVE_OVERRUNS * self._overrun_s)
-        return max(0.0, min(RESERVE_SHARE * slack_s, most_s))
+    @property
+    def _stall_s(self) -> float:
+        """The time by which anything may come later than predicted, as far as the engine showed."""
+        return min(STALL_STEPS * self.step_s, STALL_OVERRUNS * self._overrun_s)
 
     def _follow_load(self, now_s: float) -> None:
         """Let alpha and the measured service time act on the order, one request at a time."""
