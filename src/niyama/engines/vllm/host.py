@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from niyama.engines.vllm import compat
 from niyama.engines.vllm.audit import check_books
 from niyama.engines.vllm.books import Books
 from niyama.engines.vllm.decisionlog import open_decision_log
-from niyama.engines.vllm.realised import differences, read_launch
+from niyama.engines.vllm.inflight import Flight, InFlight
+from niyama.engines.vllm.realised import completed, differences, extra_tokens, read_launch
 from niyama.engines.vllm.steering import Levers
 from niyama.engines.vllm.view import view
 from niyama.latency import OnlineModel
-from niyama.latency.overlap import Lesson, Overlap
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.lawful import lawful
-from niyama.scheduling.policy import BatchShape, Launch, Limits, Plan, Prefill, Request, StepOutcome
+from niyama.scheduling.policy import Launch, Limits, Plan, Prefill, Request, StepOutcome
 from niyama.scheduling.recording import Recorded
 from niyama.scheduling.registry import make_policy
 from niyama.settings import Settings
@@ -32,16 +30,6 @@ logger = logging.getLogger(__name__)
 
 MAX_RECOVERY_STEPS = 1024
 """Longest pause, in steps, between attempts to put a fresh policy in the place of a failed one."""
-
-
-class InFlight(NamedTuple):
-    """A step that vLLM has scheduled and not yet reported on."""
-
-    output_id: int
-    launch: Launch
-    plan: Plan | None
-    launched_at: float
-    policy: BasePolicy
 
 
 class Host:
@@ -56,7 +44,7 @@ class Host:
         self._scheduler = scheduler
         self._settings = settings
         self._model = OnlineModel()
-        self._overlap = Overlap(self._model)
+        self._flight = Flight(self._model)
         self._levers = Levers(scheduler)
         self._decisions = open_decision_log(settings, scheduler, vllm_version)
         self.policy: BasePolicy = self._fresh_policy()
@@ -66,13 +54,9 @@ class Host:
         self._prefilling: dict[str, Any] = {}
         self._decoding: dict[str, None] = {}
         self._preempted: list[str] = []
-        self._in_flight: deque[InFlight] = deque()
         self._plan: Plan | None = None
         self._greedy: str | None = None
         self._plan_starts_at = 0.0
-        self._ended_at = float("-inf")
-        self._launch_over_at = float("-inf")
-        self._had_work = False
         self._is_failed = False
         self._is_stuck = False
         self._num_good_steps = 0
@@ -106,7 +90,7 @@ class Host:
             self._try_to_recover()
         if not self._is_failed and not self._is_stuck:
             try:
-                self._plan_starts_at = self._starts_at()
+                self._plan_starts_at = self._flight.starts_at(self._plan_starts_at)
                 if self._settings.check_laws and not self._preempted:
                     check_books(self.policy.ledger, self._scheduler)
                 self._plan = self.policy.plan(self._plan_starts_at, self._limits())
@@ -129,7 +113,7 @@ class Host:
 
     def launched(self) -> None:
         """The launch of the last scheduled step is over."""
-        self._launch_over_at = time.monotonic()
+        self._flight.launched(time.monotonic())
 
     def after_step(self, output: Any, runner_output: Any) -> None:
         """Take note of a step's end."""
@@ -161,28 +145,14 @@ class Host:
     def _token_budget(self) -> int:
         """Return vLLM's budget, or less: launching prefill holds the tokens of the step in flight."""
         budget, policy = self._levers.full_budget, self.policy
-        if not self._in_flight or not policy.spares_decodes:
+        if not self._flight or not policy.spares_decodes:
             return budget
         due_at = policy.pacer.tightest(policy.ledger.num_launches - 1)
         if due_at < self._plan_starts_at:
             return budget  # late without the launch, too
         decodes = policy.ledger.decode_shape(1 + int(self._scheduler.num_spec_tokens))
         room_s = due_at - time.monotonic()
-        return max(1, min(budget, decodes.num_decode_tokens), self._overlap.max_tokens(room_s, budget))
-
-    def _starts_at(self) -> float:
-        """When the step to plan will start: now, or when those in flight are expected to end.
-
-        Counted from when the last step really ended: predictions must not add up over steps. The
-        device may have begun the next one before.
-        """
-        now_s = time.monotonic()
-        if not self._in_flight:
-            return now_s
-        starts_at = max(self._ended_at - self._overlap.ahead_s, self._in_flight[0].launched_at)
-        for step in self._in_flight:
-            starts_at += step.plan.predicted_s if step.plan is not None else 0.0
-        return max(now_s, starts_at)
+        return max(1, min(budget, decodes.num_decode_tokens), self._flight.max_tokens(room_s, budget))
 
     def _begin(self, output: Any) -> None:
         popped = self._levers.popped()
@@ -212,7 +182,7 @@ class Host:
             if done.remaining == 0:
                 del self._prefilling[done.request_id]
                 self._decoding[done.request_id] = None
-        self._in_flight.append(InFlight(id(output), launch, self._plan, time.monotonic(), self.policy))
+        self._flight.begin(InFlight(id(output), launch, self._plan, time.monotonic(), self.policy))
         self.books.begin(launch)
         if self._plan is not None:
             self.books.planned(self._plan, differences(self._plan, launch, self._greedy), self._views)
@@ -220,62 +190,23 @@ class Host:
             self.policy.begin(launch)
 
     def _end(self, output: Any, runner_output: Any, now_s: float) -> None:
-        if not self._in_flight or self._in_flight[0].output_id != id(output):
-            self._forget_finished(now_s)
-            return
-        step = self._in_flight.popleft()
-        started_at = self._ended_at if self._had_work else max(step.launched_at, self._ended_at)
-        is_clean = step.launch.shape.num_prefill_tokens + step.launch.shape.num_decode_tokens > 0
-        if not is_clean:
-            self._overlap.forget()
-        outcome = StepOutcome(
-            launch=step.launch,
-            started_at=started_at,
-            ended_at=now_s,
-            completed=self._completed(step.launch, runner_output),
-            extra_tokens=self._extra_tokens(output, runner_output, step.launch),
-            is_clean=is_clean,
-            lessons=self._lessons(step.launch.shape, now_s - started_at, now_s) if is_clean else None,
-        )
-        self.books.observe(outcome, step.plan, self.policy.model)
-        if not self._is_failed and step.policy is self.policy:
-            self.policy.observe(outcome)
+        has_work = bool(self._scheduler.running or any(map(len, self._levers.queues)))
+        ended = self._flight.end(id(output), now_s, has_work=has_work)
+        if ended is not None:
+            launch = ended.step.launch
+            outcome = StepOutcome(
+                launch=launch,
+                started_at=ended.started_at,
+                ended_at=now_s,
+                completed=completed(launch, runner_output),
+                extra_tokens=extra_tokens(launch, output, runner_output, self._decoding),
+                is_clean=ended.is_clean,
+                lessons=ended.lessons,
+            )
+            self.books.observe(outcome, ended.step.plan, self.policy.model)
+            if not self._is_failed and ended.step.policy is self.policy:
+                self.policy.observe(outcome)
         self._forget_finished(now_s)
-        self._ended_at = now_s
-        self._had_work = bool(self._scheduler.running or any(map(len, self._levers.queues)))
-
-    def _lessons(self, shape: BatchShape, duration_s: float, now_s: float) -> Sequence[Lesson] | None:
-        """Return what to learn from a step that ended while the next may have been launched."""
-        if not self._in_flight:
-            return self._overlap.end(shape, duration_s, None, 0.0)
-        following = self._in_flight[0]
-        launch_s = max(0.0, self._launch_over_at - following.launched_at)
-        waited_s = now_s - self._launch_over_at
-        return self._overlap.end(shape, duration_s, following.launch.shape, launch_s, waited_s)
-
-    @staticmethod
-    def _completed(launch: Launch, runner_output: Any) -> list[str]:
-        """Return whose prefill ended with a token; only those few are looked at."""
-        sampled = runner_output.sampled_token_ids
-        if not len(sampled):
-            return []
-        index = runner_output.req_id_to_index
-        done = (p.request_id for p in launch.prefills if p.remaining == 0)
-        return [i for i in done if i in index and len(sampled[index[i]]) > 0]
-
-    def _extra_tokens(self, output: Any, runner_output: Any, launch: Launch) -> dict[str, int]:
-        """Return by how much decodes differ from one token each; without speculation by nothing."""
-        if not output.scheduled_spec_decode_tokens:
-            return {}
-        sampled, index = runner_output.sampled_token_ids, runner_output.req_id_to_index
-        prefills = {p.request_id for p in launch.prefills}
-        extra: dict[str, int] = {}
-        for request_id in output.scheduled_spec_decode_tokens:
-            if request_id in self._decoding and request_id not in prefills:
-                num_tokens = len(sampled[index[request_id]]) - 1
-                if num_tokens:
-                    extra[request_id] = num_tokens
-        return extra
 
     def _forget_finished(self, now_s: float) -> None:
         for request_id in self._scheduler.finished_req_ids:

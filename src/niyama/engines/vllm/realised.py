@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from niyama.scheduling.policy import BatchShape, Launch, Plan, Prefill
@@ -75,3 +75,28 @@ def differences(plan: Plan, launch: Launch, greedy: str | None) -> dict[str, int
         "stalled": len(launch.stalled),
     }
     return {cause: count for cause, count in causes.items() if count}
+
+
+def completed(launch: Launch, runner_output: Any) -> list[str]:
+    """Return whose prefill ended with a token; only those few are looked at."""
+    sampled = runner_output.sampled_token_ids
+    if not len(sampled):
+        return []
+    index = runner_output.req_id_to_index
+    done = (p.request_id for p in launch.prefills if p.remaining == 0)
+    return [i for i in done if i in index and len(sampled[index[i]]) > 0]
+
+
+def extra_tokens(launch: Launch, output: Any, runner_output: Any, decoding: Container[str]) -> dict[str, int]:
+    """Return by how much decodes differ from one token each; without speculation by nothing."""
+    if not output.scheduled_spec_decode_tokens:
+        return {}
+    sampled, index = runner_output.sampled_token_ids, runner_output.req_id_to_index
+    prefills = {p.request_id for p in launch.prefills}
+    extra: dict[str, int] = {}
+    for request_id in output.scheduled_spec_decode_tokens:
+        if request_id in decoding and request_id not in prefills:
+            num_tokens = len(sampled[index[request_id]]) - 1
+            if num_tokens:
+                extra[request_id] = num_tokens
+    return extra
