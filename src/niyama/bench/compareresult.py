@@ -11,6 +11,7 @@ from typing import Any
 
 from niyama import __version__
 from niyama.bench.compare import Comparer
+from niyama.bench.comparepicture import save_picture
 from niyama.bench.comparereport import report_html
 from niyama.bench.findings import findings, knee_table, table
 from niyama.bench.scenarios import KNEE, OWN_KNEE, SCENARIOS, TUNE
@@ -63,7 +64,7 @@ def result_of(comparer: Comparer) -> dict[str, Any]:
 
 
 def write_result(comparer: Comparer) -> dict[str, Any]:
-    """Write result.json, report.html and table.md into the comparison's folder; return the result.
+    """Write result.json, report.html, table.md and picture.png into the folder; return the result.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -72,6 +73,7 @@ def write_result(comparer: Comparer) -> dict[str, Any]:
     result, folder = result_of(comparer), comparer.store.folder
     (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (folder / "table.md").write_text(as_text(result), encoding="utf-8")
+    save_picture(result, folder / "picture.png")
     (folder / "report.html").write_text(report_html(result), encoding="utf-8")
     return result
 
