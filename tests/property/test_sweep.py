@@ -75,6 +75,12 @@ def test_one_more_job_never_lets_fewer_end_in_time(jobs: list[Job], more: Job) -
     assert most_in_time(jobs) - 1e-6 <= most_in_time([*jobs, more]) <= most_in_time(jobs) + 1 + 1e-6
 
 
+@given(JOBS)
+def test_when_it_began_changes_nothing(jobs: list[Job]) -> None:
+    later = [Job(1.7e9 + job.release_at, 1.7e9 + job.due_at, job.work_s) for job in jobs]
+    assert most_in_time(later) == pytest.approx(most_in_time(jobs), abs=1e-4)
+
+
 def test_no_jobs_are_all_in_time() -> None:
     assert most_in_time([]) == 0
 

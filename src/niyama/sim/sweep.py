@@ -17,8 +17,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-FULL_S = 1e-9
-"""Time left that is none: instants are sums of many durations."""
+FULL_SHARE = 1e-14
+"""Time left that is none, as a share of the time from the first release to the last due time: instants are
+sums of many durations, and such a sum is good to about a hundredth of it."""
 
 
 class Job(NamedTuple):
@@ -32,10 +33,13 @@ class Job(NamedTuple):
 def most_in_time(jobs: Sequence[Job]) -> float:
     """Return the largest sum of shares of jobs that can be done within their windows.
 
-    No less than the number of jobs that any schedule ends in time, but for rounding (`FULL_S` per job).
+    No less than the number of jobs that any schedule ends in time, but for rounding (`FULL_SHARE` per job).
     Cost: O(log n) for a job and for an exchange; each exchange ejects a job for good, or fills a stretch.
     """
-    in_order = sorted(jobs)
+    if not jobs:
+        return 0.0
+    began_at = min(job.release_at for job in jobs)
+    in_order = sorted(Job(job.release_at - began_at, job.due_at - began_at, job.work_s) for job in jobs)
     load = _Load(in_order)
     for place in sorted(range(len(in_order)), key=lambda i: in_order[i].due_at):
         _add(load, in_order[place], place)
@@ -51,9 +55,9 @@ def _add(load: _Load, job: Job, place: int) -> None:
         if taken_s > 0:
             load.change(place, taken_s)
             left_s -= taken_s
-        if left_s <= FULL_S:
+        if left_s <= load.full_s:
             return
-        start = load.last_full(place, due_at - FULL_S)
+        start = load.last_full(place, due_at - load.full_s)
         if start < 0:
             return
         victim = load.largest(start)
@@ -64,9 +68,9 @@ def _add(load: _Load, job: Job, place: int) -> None:
         load.change(place, swapped_s)
         left_s -= swapped_s
         over_s = load.latest_end(place) - due_at
-        if over_s > 0:
-            # A shorter stretch, without the victim, was full before all was swapped.
-            over_s = min(over_s, swapped_s)
+        # A shorter stretch, without the victim, may have been full before all was swapped. (No swap is undone
+        # whole, so that this ends: only rounding could ask for it.)
+        if 0 < over_s < swapped_s:
             load.change(place, -over_s)
             load.change(victim, over_s)
             left_s += over_s
@@ -79,6 +83,7 @@ class _Load:
     instant plus the amounts of the place and of all behind it.
 
     Attributes:
+        full_s: Time left that is none.
         works_s: Sizes by place, and then a 0 for nobody.
         amounts_s: Amounts taken in, by place.
     """
@@ -89,6 +94,7 @@ class _Load:
         while size < num_jobs:
             size *= 2
         self._size = size
+        self.full_s = FULL_SHARE * max(job.due_at for job in jobs)
         self._nobody = num_jobs
         self._releases_at = [job.release_at for job in jobs]
         self.works_s = [*[job.work_s for job in jobs], 0.0]
@@ -106,7 +112,7 @@ class _Load:
         """Take in more of a job, or less."""
         sums_s, ends_at, largest, works_s = self._sums_s, self._ends_at, self._largest, self.works_s
         now_s = self.amounts_s[place] + amount_s
-        if now_s <= FULL_S:
+        if now_s <= self.full_s:
             now_s = 0.0
         self.amounts_s[place] = now_s
         node = self._size + place
