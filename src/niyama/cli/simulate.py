@@ -25,12 +25,17 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--qps", type=float, required=True, metavar="Q", help="requests per second, on average"
     )
     add_options(parser)
+    parser.add_argument(
+        "--bound", action="store_true", help="show how many requests any policy would be late for at least"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Simulate; returns 0. Raises UsageError for input that has to change."""
     from niyama.cli.checks import check_outputs
+    from niyama.latency import get_profile
+    from niyama.sim.lateness import late_share_bound
     from niyama.sim.report import report
     from niyama.sim.run import simulate
 
@@ -51,6 +56,14 @@ def run(args: argparse.Namespace) -> int:
     wall_s = progress.elapsed_s
     progress.end()
     result = report(done, policy=args.policy, qps=args.qps, criterion=args.criterion)
+    if args.bound:
+        result["late_share_bound"] = late_share_bound(
+            done.served,
+            get_profile(args.profile),
+            setup.limits,
+            criterion=args.criterion,
+            num_replicas=args.replicas,
+        )
     result["wall_s"] = round(wall_s, 3)
     if args.json is not None:
         write_json(result, args.json)
@@ -81,7 +94,18 @@ def describe(result: dict[str, Any]) -> str:
             line += f"{ttft['p50']:>9.2f} s{ttft['p99']:>8.1f} s"
             line += f"{_milliseconds(tbt['p99']):>10}{ttlt['p99']:>9.1f} s"
         lines.append(line)
+    if "late_share_bound" in result:
+        lines += ["", _describe_bound(result)]
     return "\n".join(lines)
+
+
+def _describe_bound(result: dict[str, Any]) -> str:
+    bound, late = result["late_share_bound"], result["late_share"]
+    of_importance = result["late_share_by_importance"]
+    words = [f"{bound['all']:.2%} of all (here {late['all']:.2%}, {late['all'] - bound['all']:.2%} above)"]
+    if len(of_importance) > 1:
+        words += [f"{bound[name]:.2%} of {name} (here {share:.2%})" for name, share in of_importance.items()]
+    return "late under any policy, at least: " + ", ".join(words)
 
 
 def _milliseconds(value_s: float | None) -> str:

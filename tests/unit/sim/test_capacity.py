@@ -11,7 +11,7 @@ from niyama.latency import get_profile
 from niyama.qos import QosBook, QosClass, Slo, paper_book
 from niyama.sim.bounds import bounds, mean_request
 from niyama.sim.capacity import Probe, Question, Search, _search_ahead, attempt, capacities
-from niyama.sim.live import ReplicaLimits
+from niyama.sim.live import ReplicaLimits, Role
 from niyama.sim.report import late_share
 from niyama.sim.run import Setup, simulate
 from niyama.workload.arrivals import poisson
@@ -52,10 +52,33 @@ def test_bound_with_a_pace_is_that_of_the_classes_that_the_rows_name() -> None:
     assert found.tbt_qps == found.qps
 
 
+def test_bound_with_a_pace_counts_the_time_when_nobody_reads() -> None:
+    profile = get_profile(PROFILE)
+    rows = load_lengths("azure-code")
+    slos = {
+        "fast": Slo(ttft_s=6.0, tbt_s=0.05),
+        "slow": Slo(ttft_s=6.0, tbt_s=0.2),
+        "batch": Slo(ttlt_s=600.0),
+    }
+    book = QosBook("batch", {name: QosClass(name, slo) for name, slo in slos.items()})
+
+    def tbt_qps(role: Role = "both", **mix: float) -> float:
+        found = Workload(name="x", lengths=rows, book=book, arrivals=poisson, mix=mix)
+        return bounds(found, profile, ReplicaLimits(role=role)).tbt_qps
+
+    always, half, rarely = (tbt_qps(fast=share, batch=1 - share) for share in (1.0, 0.5, 0.01))
+    none = tbt_qps(batch=1.0)
+    assert always < half < rarely < none
+    assert rarely == pytest.approx(none, rel=0.02)
+    assert half < tbt_qps(slow=0.5, batch=0.5) < none
+    assert tbt_qps(fast=0.5, slow=0.5) < half
+    assert tbt_qps("prefill", fast=1.0) == tbt_qps("prefill", batch=1.0)
+
+
 def test_mean_request_weighs_the_context_by_the_tokens_that_see_it() -> None:
     rows = Shares([(TraceRow(None, 100, 1), 1.0), (TraceRow(None, 200, 3), 1.0)])
     found = mean_request(Workload(name="x", lengths=rows, book=paper_book(), arrivals=poisson))
-    assert found == (150.0, 1.0, 201.0)
+    assert found == (150.0, 1.0, 200.5)
 
 
 @pytest.mark.parametrize("answer", range(11))

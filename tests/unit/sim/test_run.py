@@ -74,6 +74,18 @@ def test_simulate_command_writes_the_promised_fields(capsys: pytest.CaptureFixtu
     assert set(result["tbt_s"]["batch"]) == {"p50", "p95", "p99"}
 
 
+def test_simulate_command_shows_the_bound_if_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out.json"
+    words = "simulate --qps 9 --requests 60 --low-share 0.3 --max-num-seqs 16 --bound --json"
+    assert main([*words.split(), str(target)]) == 0
+    result = json.loads(target.read_text())
+    assert set(result["late_share_bound"]) == {"all", "normal", "low"}
+    assert 0 <= result["late_share_bound"]["all"] <= result["late_share"]["all"]
+    assert "late under any policy, at least: 0.00% of all" in capsys.readouterr().out
+
+
 def test_simulate_command_shows_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "--qps", "3", "--requests", "40", "--check"]) == 0
     assert "interactive" in capsys.readouterr().out
