@@ -31,6 +31,7 @@ MODULES = (
     "niyama.scheduling.ledger",
     "niyama.scheduling.load",
     "niyama.scheduling.niyama",
+    "niyama.scheduling.outline",
     "niyama.scheduling.pacing",
     "niyama.scheduling.paper",
     "niyama.scheduling.policy",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from niyama.cli import UsageError
+from niyama.cli.router_options import add_router_options, router_of
 from niyama.qos import QosBook, paper_book
 from niyama.wording import listed, one_line, shown
 
@@ -86,12 +87,7 @@ def add_options(parser: argparse.ArgumentParser, *, has_size: bool = True) -> No
         parser.add_argument("--replicas", type=int, default=1, metavar="N", help="size of the fleet")
     else:
         parser.set_defaults(replicas=1)
-    parser.add_argument(
-        "--router",
-        default="round-robin",
-        metavar="NAME",
-        help="round-robin, least-loaded, least-work, slack-aware (default: %(default)s)",
-    )
+    add_router_options(parser)
     parser.add_argument("--check", action="store_true", help="check every law at every step; slow")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for stdout, alone")
 
@@ -185,17 +181,12 @@ def make_workload(args: argparse.Namespace, book: QosBook | None = None) -> Any:
 def make_setup(args: argparse.Namespace, policy: str) -> Any:
     """Return what serves, under a policy. Raises UsageError naming the option."""
     from niyama.latency import kv_tokens
-    from niyama.sim.fleet import ROUTERS
     from niyama.sim.live import ReplicaLimits
     from niyama.sim.run import Setup
     from niyama.sim.verdicts import CRITERIA
 
-    for option, value, known in (
-        ("--criterion", args.criterion, CRITERIA),
-        ("--router", args.router, ROUTERS),
-    ):
-        if value not in known:
-            raise UsageError(f"{option}: {shown(value)} is unknown; allowed: {listed(known)}")
+    if args.criterion not in CRITERIA:
+        raise UsageError(f"--criterion: {shown(args.criterion)} is unknown; allowed: {listed(CRITERIA)}")
     if args.chunk is not None and args.chunk < 1:
         raise UsageError(f"--chunk: {args.chunk} is not a chunk; allowed: a whole number of tokens >= 1")
     if args.replicas < 1:
@@ -214,7 +205,7 @@ def make_setup(args: argparse.Namespace, policy: str) -> Any:
             criterion=args.criterion,
             limits=limits,
             num_replicas=args.replicas,
-            router=ROUTERS[args.router],
+            router=router_of(args),
             is_checked=args.check,
         )
         setup.replica(lambda served: None)

@@ -52,6 +52,7 @@ class BasePolicy:
         pacer: When the next token of every decoding request is due.
         model: The step-time model; learns from `observe`.
         step_s: Average time of a step, seconds.
+        paces: How many requests that are in were promised each TBT.
         spares_decodes: Whether prefill gives way where its mere launch would make a decode's token late.
     """
 
@@ -71,6 +72,7 @@ class BasePolicy:
         self._review_at: dict[str, int] = {}
         self._token_time_s = 0.0
         self._token_count = 0.0
+        self.paces: dict[float, int] = {}
 
     # The protocol -----------------------------------------------------------------------------
 
@@ -81,6 +83,7 @@ class BasePolicy:
         )
         job = self.ledger.arrive(request, expected)
         job.due_at = prefill_due_at(request, expected, self.step_s)
+        self._count_pace(request, 1)
         self._enqueue(job, now_s)
 
     def depart(self, request_id: str, now_s: float, *, finished: bool = True) -> None:
@@ -91,6 +94,7 @@ class BasePolicy:
         self.pacer.leave(request_id)
         self._newborn.pop(request_id, None)
         self._review_at.pop(request_id, None)
+        self._count_pace(job.request, -1)
         self._dequeue(job)
         if finished and job.num_emitted > 0:
             self.lengths.finished(job.request.qos_class, job.request.tenant, job.num_emitted)
@@ -198,6 +202,13 @@ class BasePolicy:
         raise NotImplementedError
 
     # Private ----------------------------------------------------------------------------------
+
+    def _count_pace(self, request: Request, change: int) -> None:
+        tbt_s = request.slo.tbt_s
+        if tbt_s is not None:
+            self.paces[tbt_s] = self.paces.get(tbt_s, 0) + change
+            if not self.paces[tbt_s]:
+                del self.paces[tbt_s]
 
     def _evict(self, request_id: str) -> None:
         """Before the ledger hears of it: the evicted request's next token stays due when it was."""

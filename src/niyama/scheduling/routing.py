@@ -1,54 +1,95 @@
-"""Which replica of a fleet gets a request: the most loaded one that still keeps the promise.
+"""Which replica of a fleet gets a request, from what each replica reports of itself.
 
-Packing leaves the other replicas free for bursts, and for promises that only an idle engine keeps.
-Where no replica keeps the promise, the least loaded one comes closest. A router needs two facts of
-each replica, `Estimate`, whether it shares a process with the policies, as here and in the simulator,
-or hears of them over the network.
+A decode with a TBT promise keeps every step of its replica short, and short steps are dear: with the
+artifact's model of an A100, steps of 50 ms serve a sixth less than steps of 0.3 s. So requests with
+a TBT are bunched, each pace on as few replicas as keep the promises, and the others run large steps.
+Requests without one go where there is least work, which fills the time that the bunched ones leave.
+No replica is set apart: how many are paced follows from who would be late (PolyServe has the idea
+of one bin per pace; docs/decisions/0009).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from niyama.scheduling.backlog import Backlog, Key
+from niyama.scheduling.backlog import Backlog, FullKey
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.baselines import FixedChunkPolicy
 from niyama.scheduling.deadlines import prefill_due_at
 from niyama.scheduling.ledger import Job
 from niyama.scheduling.niyama import NiyamaPolicy
+from niyama.scheduling.outline import Outline
 from niyama.scheduling.paper import PaperPolicy
 from niyama.scheduling.policy import Request
 from niyama.scheduling.priority import hybrid_key
 
-HEADROOM = 0.3
-"""Of the time until a request is due this share is kept free: the work ahead is an estimate, and the
+HEADROOM = 0.5
+"""Of the time that a request can wait this share is kept free: the work ahead is an estimate, and the
 service time of a token moves with the decodes that run along."""
+
+PACE_SHARE = 0.75
+"""A step without prefill may take this share of a TBT: the contexts of those that decode grow."""
 
 
 class Estimate(Protocol):
-    """What a router asks a replica."""
+    """What a router asks a replica, or knows of it."""
 
     @property
     def work_s(self) -> float:
         """Engine time of all work that is in, seconds."""
         ...
 
+    @property
+    def tightest_tbt_s(self) -> float:
+        """The tightest TBT that was promised to anybody who is in, seconds; infinite if none was."""
+        ...
+
     def keeps(self, request: Request, now_s: float) -> bool:
         """Whether the request, and everybody behind it, would still be in time here."""
         ...
 
+    def done_at(self, request: Request, now_s: float) -> float:
+        """When the request's prefill would be done here."""
+        ...
+
+    def keeps_pace(self, request: Request) -> bool:
+        """Whether steps without prefill are short enough for the request's TBT."""
+        ...
+
 
 def slack_aware(request: Request, now_s: float, replicas: Sequence[Estimate]) -> int:
-    """Return the index of the most loaded replica that keeps the promise, or of the least loaded.
+    """Return the index of the replica that serves the request in time at the least cost.
 
-    Equal loads go to the first. O(n log n) for n replicas, and a question to each that is asked.
+    With a TBT: the first that keeps the promise, of those whose tightest TBT is the same, else tighter,
+    else looser (the nearest first); if none does, where it is done soonest, of those that keep its
+    pace if any does. Without: the one with the least work that keeps it, or with the least.
+    O(n log n) for n replicas, and a question to each that is asked.
     """
-    loads = [replica.work_s for replica in replicas]
-    for index in sorted(range(len(loads)), key=lambda index: -loads[index]):
+    indices = range(len(replicas))
+    tbt_s = request.slo.tbt_s
+    if tbt_s is None:
+        order = sorted(indices, key=lambda index: (replicas[index].work_s, -index))
+        return next((index for index in order if replicas[index].keeps(request, now_s)), order[0])
+    order = sorted(indices, key=lambda index: _detour(tbt_s, replicas[index].tightest_tbt_s))
+    for index in order:
         if replicas[index].keeps(request, now_s):
             return index
-    return loads.index(min(loads))
+    return min(
+        indices,
+        key=lambda index: (
+            not replicas[index].keeps_pace(request),
+            replicas[index].done_at(request, now_s),
+        ),
+    )
+
+
+def _detour(tbt_s: float, tightest_s: float) -> tuple[int, float]:
+    """Return how unlike two paces are: a tighter one costs nothing more, a looser one is made tight."""
+    if tightest_s == tbt_s:
+        return (0, 0.0)
+    return (1, -tightest_s) if tightest_s < tbt_s else (2, tightest_s)
 
 
 def least_work(replicas: Sequence[Estimate]) -> int:
@@ -60,78 +101,125 @@ def least_work(replicas: Sequence[Estimate]) -> int:
 class Turn(NamedTuple):
     """Where a request would stand in a policy's order."""
 
-    key: Key
+    key: FullKey
     work_s: float
     due_at: float
 
 
-class PolicyEstimate:
-    """Reads a policy in the same process. Each question costs O(log n) in waiting requests.
+class Report:
+    """What a replica tells a router at one instant, and what the router has sent it since.
+
+    The backlog is told as an `Outline`. What moves slowly (expected output lengths, the service time
+    of a token, alpha) is read from the policy when asked for; over a network it would be reported, too.
 
     Attributes:
-        policy: The replica's.
-        free_at: End of the step in flight.
-        num_free_seqs: How many more requests may start once all that wait have.
-        num_free_kv_tokens: KV cache that nobody holds or waits for, tokens; may be negative.
+        taken_at: When it was reported.
+        work_s: Engine time of all work that is in, seconds: prefills that wait, set-aside ones too, and
+            what the running decodes cost until they end, each taken to be half-way through the
+            answer that is expected of anybody.
+        tightest_tbt_s: See `Estimate`.
     """
 
-    __slots__ = ("free_at", "num_free_kv_tokens", "num_free_seqs", "policy")
+    __slots__ = (
+        "_free_at",
+        "_is_behind",
+        "_num_free_kv_tokens",
+        "_num_free_seqs",
+        "_outline",
+        "_policy",
+        "_sent",
+        "_shape",
+        "taken_at",
+        "tightest_tbt_s",
+        "work_s",
+    )
 
     def __init__(
-        self, policy: BasePolicy, free_at: float, num_free_seqs: int, num_free_kv_tokens: int
+        self,
+        policy: BasePolicy,
+        taken_at: float,
+        free_at: float,
+        num_free_seqs: int,
+        num_free_kv_tokens: int,
     ) -> None:
-        self.policy = policy
-        self.free_at = free_at
-        self.num_free_seqs = num_free_seqs
-        self.num_free_kv_tokens = num_free_kv_tokens
+        """Report on a policy. O(log n) in waiting requests, times the marks of an `Outline`.
 
-    @property
-    def work_s(self) -> float:
-        """Prefills that wait, set-aside ones too, and what the running decodes cost until they end.
-
-        A decode is taken to be half-way through the answer that is expected of anybody.
+        Args:
+            policy: The replica's.
+            taken_at: Now.
+            free_at: End of the step in flight.
+            num_free_seqs: How many more requests may run.
+            num_free_kv_tokens: KV cache that nobody holds, tokens.
         """
-        policy = self.policy
-        work_s = _backlog(policy).total_s
+        self._policy = policy
+        self.taken_at = taken_at
+        self._free_at = free_at
+        self._num_free_seqs = num_free_seqs
+        self._num_free_kv_tokens = num_free_kv_tokens
+        self._outline = Outline(order_of(policy))
+        self._shape = policy.ledger.decode_shape()
+        self._is_behind = policy.slack_s(max(taken_at, free_at)) < 0
+        self._sent: list[Turn] = []
+        self.tightest_tbt_s = min(policy.paces, default=math.inf)
+        self.work_s = self._outline.total_s
         if isinstance(policy, NiyamaPolicy):
-            work_s += policy.set_aside.total_s
-        shape = policy.ledger.decode_shape()
-        if shape.num_decode_tokens:
-            num_steps = policy.lengths.expect("", "", shape.decode_context + 1) / 2
-            work_s += num_steps * policy.model.predict_s(shape)
-        return work_s
+            self.work_s += policy.set_aside.total_s
+        if self._shape.num_decode_tokens:
+            num_steps = policy.lengths.expect("", "", self._shape.decode_context + 1) / 2
+            self.work_s += num_steps * policy.model.predict_s(self._shape)
 
     def keeps(self, request: Request, now_s: float) -> bool:
-        """Whether memory has room for it, its prefill is in time and delays nobody's too far.
+        """Whether its prefill is in time and delays nobody's too far, and its pace is kept.
 
-        And every decode keeps its pace with one more among them, as far as the request's own pace
-        and the decodes that are behind already tell.
+        A pace also needs a seat and memory when its turn comes, and that no decode is behind already;
+        without one the request can wait for both. O(log marks), and what was sent since.
         """
-        policy = self.policy
-        expected = policy.lengths.expect(
-            request.qos_class, request.tenant, request.max_tokens, hint=request.expected_output_tokens
+        turn = turn_of(self._policy, request)
+        place = self._outline.place(turn.key)
+        sent_s = sum([other.work_s for other in self._sent])
+        before_s = place.before_s + sum([other.work_s for other in self._sent if other.key < turn.key])
+        if request.slo.tbt_s is not None:
+            ahead = before_s / turn.work_s * request.num_prompt_tokens if turn.work_s else 0.0
+            if self._num_free_seqs < 1 or self._is_behind or not self.keeps_pace(request):
+                return False
+            if self._num_kv_tokens(request) + ahead > self._num_free_kv_tokens:
+                return False
+        start_at = max(now_s, self._free_at)
+        start_at += HEADROOM * max(0.0, turn.due_at - turn.work_s - start_at)
+        is_in_time = start_at + before_s + turn.work_s <= turn.due_at
+        return is_in_time and start_at + sent_s + turn.work_s <= place.latest_at
+
+    def done_at(self, request: Request, now_s: float) -> float:
+        """See `Estimate`."""
+        turn = turn_of(self._policy, request)
+        sent_s = sum([other.work_s for other in self._sent if other.key < turn.key])
+        return max(now_s, self._free_at) + self._outline.place(turn.key).before_s + sent_s + turn.work_s
+
+    def keeps_pace(self, request: Request) -> bool:
+        """See `Estimate`; counts the request among those that decode."""
+        if request.slo.tbt_s is None:
+            return True
+        more = self._shape._replace(
+            num_decode_tokens=self._shape.num_decode_tokens + 1,
+            decode_context=self._shape.decode_context + self._num_kv_tokens(request),
         )
-        num_kv_tokens = request.num_prompt_tokens + expected
-        if self.num_free_seqs < 1 or num_kv_tokens > self.num_free_kv_tokens:
-            return False
-        shape = policy.ledger.decode_shape()
-        more = shape._replace(
-            num_decode_tokens=shape.num_decode_tokens + 1,
-            decode_context=shape.decode_context + num_kv_tokens,
-        )
-        step_s = policy.model.predict_s(more)
-        if request.slo.tbt_s is not None and step_s > request.slo.tbt_s:
-            return False
-        start_at = max(now_s, self.free_at)
-        if policy.slack_s(start_at) < 0:
-            return False
-        turn = _turn(policy, request, expected)
-        start_at += HEADROOM * max(0.0, turn.due_at - start_at)
-        return _backlog(policy).fits(request.request_id, turn.key, turn.work_s, turn.due_at, start_at)
+        return self._policy.model.predict_s(more) <= PACE_SHARE * request.slo.tbt_s
+
+    def sent(self, request: Request) -> None:
+        """Count a request that was sent here after the report."""
+        turn = turn_of(self._policy, request)
+        self._sent.append(turn)
+        self.work_s += turn.work_s
+        self._num_free_seqs -= 1
+        if request.slo.tbt_s is not None:
+            self.tightest_tbt_s = min(self.tightest_tbt_s, request.slo.tbt_s)
+
+    def _num_kv_tokens(self, request: Request) -> int:
+        return request.num_prompt_tokens + _expected_output(self._policy, request)
 
 
-def _backlog(policy: BasePolicy) -> Backlog:
-    """Return the prefills that wait, in the order of service."""
+def order_of(policy: BasePolicy) -> Backlog:
+    """Return the prefills that wait, in the order of service. Raises TypeError if it has none."""
     if isinstance(policy, NiyamaPolicy):
         return policy.backlog
     if isinstance(policy, (FixedChunkPolicy, PaperPolicy)):
@@ -139,15 +227,23 @@ def _backlog(policy: BasePolicy) -> Backlog:
     raise TypeError(f"policy: {policy.name!r} has no order of service that could be asked")
 
 
-def _turn(policy: BasePolicy, request: Request, expected: int) -> Turn:
+def turn_of(policy: BasePolicy, request: Request) -> Turn:
     """Return where a request would stand if it arrived now; nothing is changed."""
+    expected = _expected_output(policy, request)
     job = Job(request, expected)
     if isinstance(policy, PaperPolicy):
         job.due_at = policy._deadline_at(request)
-        key: Key = (False, job.due_at + policy.alpha_s * job.remaining, request.arrived_at)
-        return Turn(key, job.remaining / policy.prefill_rate, job.due_at)
+        key = (False, job.due_at + policy.alpha_s * job.remaining, request.arrived_at)
+        return Turn((key, request.request_id), job.remaining / policy.prefill_rate, job.due_at)
     job.due_at = prefill_due_at(request, expected, policy.step_s)
+    work_s = job.remaining * policy.token_s
     if isinstance(policy, FixedChunkPolicy):
-        return Turn((*policy.key(job), request.arrived_at), job.remaining * policy.token_s, job.due_at)
+        return Turn(((*policy.key(job), request.arrived_at), request.request_id), work_s, job.due_at)
     assert isinstance(policy, NiyamaPolicy)
-    return Turn(hybrid_key(job, job.due_at, policy.alpha_s), job.remaining * policy.token_s, job.due_at)
+    return Turn((hybrid_key(job, job.due_at, policy.alpha_s), request.request_id), work_s, job.due_at)
+
+
+def _expected_output(policy: BasePolicy, request: Request) -> int:
+    return policy.lengths.expect(
+        request.qos_class, request.tenant, request.max_tokens, hint=request.expected_output_tokens
+    )

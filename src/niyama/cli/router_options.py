@@ -1,0 +1,38 @@
+"""The router of a simulated fleet, from the command line."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from niyama.cli import UsageError
+from niyama.durations import parse_duration_s
+from niyama.wording import listed, shown
+
+
+def add_router_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say who gets a request."""
+    parser.add_argument(
+        "--router",
+        default="round-robin",
+        metavar="NAME",
+        help="round-robin, least-loaded, least-work, slack-aware (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--report-every",
+        default="100ms",
+        metavar="T",
+        help="how often least-work and slack-aware hear of the replicas (default: %(default)s)",
+    )
+
+
+def router_of(args: argparse.Namespace) -> Any:
+    """Return the router. Raises UsageError naming the option."""
+    from niyama.sim.fleet import ROUTERS, make_router
+
+    if args.router not in ROUTERS:
+        raise UsageError(f"--router: {shown(args.router)} is unknown; allowed: {listed(ROUTERS)}")
+    try:
+        return make_router(args.router, parse_duration_s(args.report_every))
+    except ValueError as error:
+        raise UsageError(f"--report-every: {error}") from None
