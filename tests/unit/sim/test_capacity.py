@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from niyama.cli import main
 from niyama.latency import get_profile
 from niyama.qos import QosBook, QosClass, Slo, paper_book
 from niyama.sim.bounds import bounds, mean_request
-from niyama.sim.capacity import Probe, Question, Search, _search_ahead, attempt, capacities
+from niyama.sim.capacity import Probe, Question, Search, _search_ahead, attempt, capacities, search_around
 from niyama.sim.live import ReplicaLimits, Role
 from niyama.sim.report import late_share
 from niyama.sim.run import Setup, simulate
@@ -222,3 +223,17 @@ def test_attempt_counts_who_is_overdue_and_agrees_with_the_whole_run(
     for name, share in found.late_share.items():
         assert share <= whole[name]
         assert not found.is_complete or share == whole[name]
+
+
+@pytest.mark.parametrize("most", [1, 7, 50])
+def test_a_search_around_a_start_finds_what_a_bisection_would(most: int) -> None:
+    def probe_at(highest: int, tried: list[int], point: int) -> Probe:
+        tried.append(point)
+        return Probe("", float(point), point <= highest, {}, True)
+
+    for highest in range(most + 1):
+        for start in (0, 1, most // 2, most, most + 5):
+            tried: list[int] = []
+            search = search_around(partial(probe_at, highest, tried), most, start)
+            assert search.low == highest
+            assert len(set(tried)) == len(tried) <= 14

@@ -13,7 +13,7 @@ from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.deadlines import Anchor
 from niyama.scheduling.policy import BatchShape, LatencyModel
 from niyama.scheduling.registry import make_policy
-from niyama.sim.capacity import Question, Search, probe
+from niyama.sim.capacity import Question, probe, search_around
 from niyama.sim.report import late_share, late_share_by_importance
 from niyama.sim.run import Run, simulate
 from niyama.sim.verdicts import Served
@@ -65,29 +65,19 @@ class Capacity:
         start = most * 9 // 10
         if self.case.policy in FIXED_CHUNK and self.screen_hours < self.hours:
             # Others keep up with any load for so short a time, and show nothing.
-            start = _highest(self._question(self.screen_hours), step_qps, most, start)
-        low = _highest(self._question(self.hours), step_qps, most, start)
+            start = self._highest(self.screen_hours, step_qps, most, start)
+        low = self._highest(self.hours, step_qps, most, start)
         return Found(low * step_qps, bound_qps, self.case.chunk, is_capped=low == most)
 
-    def _question(self, hours: float) -> Question:
+    def question(self, hours: float) -> Question:
+        """Return what is asked of every load, in runs of so many hours."""
         return Question(
             setup=self.case.setup(), workload=self.case.workload(), duration_s=hours * 3600.0, max_late=0.01
         )
 
-
-def _highest(question: Question, step_qps: float, most: int, start: int) -> int:
-    """Return the highest multiple of a load, up to `most`, that is in time, looking around `start` first."""
-    search = Search(0, most + 1)
-    point, stride = max(1, start), 1
-    while not search.is_done:
-        search.learn(point, probe(question, point * step_qps))
-        if search.low == 0:
-            point, stride = max(1, search.high - stride), 2 * stride
-        elif search.high == most + 1:
-            point, stride = min(most, search.low + stride), 2 * stride
-        else:
-            point = (search.low + search.high) // 2
-    return search.low
+    def _highest(self, hours: float, step_qps: float, most: int, start: int) -> int:
+        question = self.question(hours)
+        return search_around(lambda point: probe(question, point * step_qps), most, start).low
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +99,7 @@ class BestChunk:
         best, best_chunk = round(short.run().qps / step_qps), short.case.chunk
         for chunk in CHUNKS:
             tried = replace(short.case, chunk=chunk)
-            question = replace(short, case=tried)._question(hours)
+            question = replace(short, case=tried).question(hours)
             while (best + 1) * step_qps <= tried.policy_bound_qps():
                 if not probe(question, (best + 1) * step_qps).is_met:
                     break

@@ -223,7 +223,7 @@ def test_a_search_knows_whether_it_hit_its_ceiling(monkeypatch: pytest.MonkeyPat
         return Capacity(case, hours=0.01, screen_hours=0.01, resolution=4).run()
 
     assert found("edf").is_capped, "no backlog is late within 36 s"
-    monkeypatch.setattr("niyama.bench.reproduce.tasks._highest", lambda *args: 1)
+    monkeypatch.setattr(Capacity, "_highest", lambda *args: 1)
     assert not found("niyama").is_capped
 
 

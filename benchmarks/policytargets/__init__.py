@@ -1,0 +1,1 @@
+"""The policy's targets in the simulator: what is simulated, kept, compared and written."""
