@@ -36,6 +36,7 @@ MODULES = (
     "niyama.scheduling.policy",
     "niyama.scheduling.priority",
     "niyama.scheduling.relegation",
+    "niyama.scheduling.shares",
     "niyama.sim.kv",
     "niyama.sim.live",
     "niyama.sim.pressure",
