@@ -37,6 +37,7 @@ MODULES = (
     "niyama.scheduling.policy",
     "niyama.scheduling.priority",
     "niyama.scheduling.relegation",
+    "niyama.scheduling.shares",
     "niyama.sim.kv",
     "niyama.sim.live",
     "niyama.sim.pressure",

@@ -75,7 +75,7 @@ class ClientSloLimits:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """The classes that a tenant may use (None: all of them), and its share, which no policy uses yet."""
+    """The classes that a tenant may use (None: all of them), and what it is owed in relation to others."""
 
     weight: float = 1.0
     classes: tuple[str, ...] | None = None
@@ -124,6 +124,11 @@ class QosBook:
         """Copy and pickle with plain dicts for the maps: a read-only view of a dict cannot be pickled."""
         maps = (dict(self.classes), dict(self.service_tiers), dict(self.objectives))
         return QosBook, (self.default, *maps, self.client_slos, dict(self.tenants))
+
+    def weight(self, tenant: str) -> float:
+        """Return what a tenant is owed in relation to others; one that is not in the book has 1."""
+        known = self.tenants.get(tenant)
+        return 1.0 if known is None else known.weight
 
     @property
     def default_class(self) -> QosClass:

@@ -19,7 +19,7 @@ Key = tuple[float, ...]
 FullKey = tuple[Key, str]
 
 Victim = tuple[float | str, ...]
-"""Who goes first when somebody must: (importance, priority, work, id), the largest."""
+"""Who goes first when somebody must: (importance and standing, priority, work, id), the largest."""
 
 
 class Item:
@@ -121,7 +121,7 @@ class Backlog:
             key: Order of service.
             work_s: Engine time it needs, seconds, >= 0.
             due_at: When it must be done.
-            rank: (importance, priority): the largest is set aside first.
+            rank: (importance and standing, priority): the largest is set aside first.
         """
         item = self._items.get(request_id)
         if item is None:

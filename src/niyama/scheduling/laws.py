@@ -16,6 +16,7 @@ from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.ledger import Phase
 from niyama.scheduling.niyama import NiyamaPolicy
 from niyama.scheduling.policy import Limits, Plan
+from niyama.scheduling.shares import NUM_STANDINGS
 
 TOLERANCE_S = 1e-6
 """Sums of the same durations in another order may differ by this."""
@@ -157,5 +158,5 @@ def _check_orders(policy: NiyamaPolicy) -> None:
             _require("L1", job.relegated is is_aside, f"{i}: relegated is {job.relegated}")
             _require("L1", item.due_at == job.due_at, f"{i}: due {job.due_at}, in order {item.due_at}")
             _require("L1", item.work_s > 0, f"{i}: work {item.work_s}")
-            rank = (job.request.importance, job.request.priority)
+            rank = (NUM_STANDINGS * job.request.importance + job.standing, job.request.priority)
             _require("L1", item.rank == rank, f"{i}: rank {rank}, in order {item.rank}")

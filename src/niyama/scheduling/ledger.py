@@ -32,6 +32,7 @@ class Job:
         first_token_at: Instant of the first token, None before it came out.
         relegated: Whether it is set aside.
         promoted: Whether it is served by its deadline alone, whatever its work.
+        standing: Whether its tenant asks for more than its share, and it is part of that (see `shares`).
         due_at: Instant by which its prefill must be done (see `deadlines.prefill_due_at`).
         expected_output: Output tokens expected in all, when it arrived.
     """
@@ -49,6 +50,7 @@ class Job:
         "remaining",
         "request",
         "request_id",
+        "standing",
     )
 
     def __init__(self, request: Request, expected_output: int) -> None:
@@ -62,6 +64,7 @@ class Job:
         self.first_token_at: float | None = None
         self.relegated = False
         self.promoted = False
+        self.standing = 0
         self.due_at = 0.0
         self.expected_output = expected_output
 

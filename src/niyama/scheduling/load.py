@@ -9,6 +9,7 @@ Both follow the measured load, so nobody has to set them.
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import Final
 
 LOAD_WINDOW_S: Final = 120.0
@@ -36,36 +37,94 @@ MAX_GROWTH: Final = 30.0
 """Weights grow with time instead of all others shrinking, until they are e to this."""
 
 
-class Load:
-    """Offered work as a share of what the engine can do, by size.
+def size_class(work_s: float) -> int:
+    """Return the class that a request's size, seconds of work, falls into."""
+    return math.floor(math.log2(max(work_s, SMALLEST_S)) * SIZES_PER_OCTAVE)
+
+
+class Faded:
+    """A sum that fades: what was added per second, averaged over about a time constant.
+
+    Args:
+        window_s: The time constant, seconds.
+    """
+
+    def __init__(self, window_s: float = LOAD_WINDOW_S) -> None:
+        self._window_s = window_s
+        self._total = 0.0  # as of _since
+        self._first_at = math.inf
+        self._since = 0.0
+
+    def add(self, amount: float, now_s: float) -> None:
+        """Count an amount now. O(1) on average."""
+        weight = self._weight(now_s)
+        self._total += amount * weight
+
+    def share(self, now_s: float) -> float:
+        """Return the average per second; of seconds of work it is the share of an engine. O(1)."""
+        return self._total * self._per_second(now_s)
+
+    def _weight(self, now_s: float) -> float:
+        """Return what something now weighs: weights grow instead of all others shrinking."""
+        if self._first_at == math.inf:
+            self._first_at = self._since = now_s
+        growth = (now_s - self._since) / self._window_s
+        if growth > MAX_GROWTH:
+            self._fade(math.exp(-growth))
+            self._since = now_s
+            growth = 0.0
+        return math.exp(growth)
+
+    def _fade(self, fade: float) -> None:
+        """Scale everything, so that the weights start from one again."""
+        self._total *= fade
+
+    def _per_second(self, now_s: float) -> float:
+        """Return what turns a sum of weights into a share now."""
+        if self._first_at == math.inf:
+            return 0.0
+        age_s = min(self._window_s, max(SHORTEST_S, now_s - self._first_at))
+        return math.exp(-max(0.0, now_s - self._since) / self._window_s) / age_s
+
+
+class Work(Faded):
+    """Offered work as a share of what the engine can do, by size."""
+
+    def __init__(self, window_s: float = LOAD_WINDOW_S) -> None:
+        super().__init__(window_s)
+        self._by_size: dict[int, float] = {}
+
+    def add(self, amount: float, now_s: float) -> None:
+        """Count a request's work, in seconds of engine time, as it arrives. O(1) on average."""
+        weighted_s = amount * self._weight(now_s)
+        size = size_class(amount)
+        self._by_size[size] = self._by_size.get(size, 0.0) + weighted_s
+        self._total += weighted_s
+
+    def upto(self, now_s: float) -> tuple[list[int], list[float]]:
+        """Return the size classes, and the share of each together with all smaller ones. O(size classes)."""
+        sizes = sorted(self._by_size)
+        per_second = self._per_second(now_s)
+        return sizes, list(accumulate([self._by_size[size] * per_second for size in sizes]))
+
+    def _fade(self, fade: float) -> None:
+        """See `Faded`; what has faded is forgotten."""
+        self._by_size = {
+            size: work_s * fade for size, work_s in self._by_size.items() if work_s * fade > SMALLEST_S
+        }
+        self._total = math.fsum(self._by_size.values())
+
+
+class Load(Work):
+    """The work that is offered to the engine, and the alpha that follows from it.
 
     Attributes:
         level: Alpha in steps, 0 to MAX_LEVEL. Steps, because a new alpha orders the backlog anew.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.level = 0
-        self._work_s: dict[int, float] = {}  # by size class, as of _since
-        self._total_s = 0.0
-        self._first_at = math.inf
-        self._since = 0.0
-
-    def add(self, work_s: float, now_s: float) -> None:
-        """Count a request's work, in seconds of engine time, as it arrives. O(1) on average."""
-        if self._first_at == math.inf:
-            self._first_at = self._since = now_s
-        growth = (now_s - self._since) / LOAD_WINDOW_S
-        if growth > MAX_GROWTH:
-            self._rebase(now_s)
-            growth = 0.0
-        weighted_s = work_s * math.exp(growth)
-        size = math.floor(math.log2(max(work_s, SMALLEST_S)) * SIZES_PER_OCTAVE)
-        self._work_s[size] = self._work_s.get(size, 0.0) + weighted_s
-        self._total_s += weighted_s
-
-    def share(self, now_s: float) -> float:
-        """Return the load: work that arrived per second, averaged over about LOAD_WINDOW_S. O(1)."""
-        return self._total_s * self._per_second(now_s)
 
     def worth_s(self, now_s: float) -> float:
         """Return the size up to which there is time for everybody; infinite while there is for all.
@@ -75,9 +134,7 @@ class Load:
         """
         if self.share(now_s) <= 1.0:
             return math.inf
-        per_second, load = self._per_second(now_s), 0.0
-        for size in sorted(self._work_s):
-            load += self._work_s[size] * per_second
+        for size, load in zip(*self.upto(now_s), strict=True):
             if load > 1.0:
                 return float(2.0 ** (size / SIZES_PER_OCTAVE))
         return math.inf
@@ -101,19 +158,3 @@ class Load:
     def alpha_s(self, token_s: float) -> float:
         """Return alpha in seconds per token, where a prefill token takes `token_s` of engine time."""
         return self.level * ALPHA_PER_LEVEL * token_s
-
-    def _per_second(self, now_s: float) -> float:
-        """Return what turns a sum of weights into a share now."""
-        if self._first_at == math.inf:
-            return 0.0
-        age_s = min(LOAD_WINDOW_S, max(SHORTEST_S, now_s - self._first_at))
-        return math.exp(-max(0.0, now_s - self._since) / LOAD_WINDOW_S) / age_s
-
-    def _rebase(self, now_s: float) -> None:
-        """Let the weights start from one again; what has faded is forgotten."""
-        fade = math.exp(-(now_s - self._since) / LOAD_WINDOW_S)
-        self._work_s = {
-            size: work_s * fade for size, work_s in self._work_s.items() if work_s * fade > SMALLEST_S
-        }
-        self._total_s = math.fsum(self._work_s.values())
-        self._since = now_s

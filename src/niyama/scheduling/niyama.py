@@ -3,12 +3,14 @@
 Each step:
   1. Load and alpha follow what arrives: earliest deadline first while there is time for all,
      sliding towards shortest work first beyond (hybrid prioritization).
-  2. If the prefills, served in that order, would not all be in time, let who is late for alpha
+  2. Whose tenant asks for more than its share has a standing behind the others' (`shares`).
+  3. If the prefills, served in that order, would not all be in time, let who is late for alpha
      alone go by its deadline, if nobody else is late for it; otherwise set aside the least
-     important and largest until the rest would be; take back who fits again (eager relegation).
-  3. The time of the step is the slack of the tightest decode; fill it with prefill tokens, most
+     important, the most beyond its tenant's share and the largest until the rest would be; take
+     back who fits again (eager relegation).
+  4. The time of the step is the slack of the tightest decode; fill it with prefill tokens, most
      urgent first, set-aside requests last (dynamic chunking).
-  4. A started prefill that is not among them is held: its KV stays (selective preemption).
+  5. A started prefill that is not among them is held: its KV stays (selective preemption).
 Every decode runs in every step.
 """
 
@@ -27,6 +29,7 @@ from niyama.scheduling.load import Load
 from niyama.scheduling.policy import LatencyModel, Limits, Plan, Request, StepOutcome
 from niyama.scheduling.priority import hybrid_key
 from niyama.scheduling.relegation import Relegated, find_victim
+from niyama.scheduling.shares import BEYOND, NUM_STANDINGS, WITHIN, Shares
 
 DRIFT: Final = 1.2
 """The backlog's work is measured anew when the service time of a token changes by this factor."""
@@ -60,6 +63,7 @@ class NiyamaPolicy(BasePolicy):
     def __init__(self, model: LatencyModel, anchor: Anchor = "strict") -> None:
         super().__init__(model, anchor)
         self.load = Load()
+        self.shares = Shares()
         self.backlog = Backlog()
         self.set_aside = Backlog()
         self._restorable = Relegated()
@@ -75,7 +79,16 @@ class NiyamaPolicy(BasePolicy):
     def arrive(self, request: Request, now_s: float) -> None:
         """See `Policy.arrive`."""
         super().arrive(request, now_s)
-        self.load.add(self.ledger.jobs[request.request_id].remaining * self._token_s, now_s)
+        num_tokens = self.ledger.jobs[request.request_id].remaining
+        self.load.add(num_tokens * self._token_s, now_s)
+        self.shares.arrive(request, num_tokens, now_s)
+
+    def depart(self, request_id: str, now_s: float, *, finished: bool = True) -> None:
+        """See `Policy.depart`."""
+        job = self.ledger.jobs.get(request_id)
+        super().depart(request_id, now_s, finished=finished)
+        if job is not None:
+            self.shares.answered(job.request, job.num_emitted, now_s)
 
     def plan(self, now_s: float, limits: Limits) -> Plan:
         """See `Policy.plan`. O(log n) in waiting requests, nothing per decode."""
@@ -107,12 +120,13 @@ class NiyamaPolicy(BasePolicy):
         return min(STALL_STEPS * self.step_s, STALL_OVERRUNS * self._overrun_s)
 
     def _follow_load(self, now_s: float) -> None:
-        """Let alpha and the measured service time act on the order, one request at a time."""
+        """Let alpha, the shares and the measured service time act on the order, one request at a time."""
         token_s = self.token_s
         has_drifted = not self._token_s / DRIFT < token_s < self._token_s * DRIFT
         if has_drifted:
             self._token_s = token_s
-        if self.load.follow(now_s, self.backlog.margin - now_s) or has_drifted:
+        is_new_order = self.load.follow(now_s, self.backlog.margin - now_s) or has_drifted
+        if (self.shares.follow(now_s) and not self._sweeps) or is_new_order:
             self._sweeps = [(order, None) for order in (self.set_aside, self.backlog)]
         if self._sweeps and self.ledger.num_launches % REKEY_EVERY == 0:
             order, last = self._sweeps.pop()
@@ -134,6 +148,7 @@ class NiyamaPolicy(BasePolicy):
             job = self.ledger.jobs[item.request_id]
             self.backlog.discard(item.request_id)
             job.relegated, job.promoted = True, False
+            self.shares.set_aside(job.request, job.remaining, now_s)
             self._enqueue(job, now_s)
             self._restorable.add(item)
             relegated.append(item.request_id)
@@ -145,13 +160,19 @@ class NiyamaPolicy(BasePolicy):
         Nobody else may be late for it, and there must be time for requests of its size.
         """
         job = self.ledger.jobs[late.request_id]
-        if job.promoted or self.load.level == 0 or late.work_s > self.load.worth_s(now_s):
+        if job.promoted or self.load.level == 0 or not self._has_time_for(job, late.work_s, now_s):
             return False
         self.backlog.discard(late.request_id)
         key = hybrid_key(job, job.due_at, 0.0)
         job.promoted = self.backlog.fits(late.request_id, key, late.work_s, late.due_at, now_s)
         self._enqueue(job, now_s)
         return job.promoted
+
+    def _has_time_for(self, job: Job, work_s: float, now_s: float) -> bool:
+        """Whether there is time for all requests of this size: those of its tenant, if several share."""
+        if self.shares.is_shared(int(job.request.importance)):
+            return job.standing < BEYOND
+        return work_s <= self.load.worth_s(now_s)
 
     def _restore(self, now_s: float) -> list[str]:
         """Take back requests that would be in time together with all others."""
@@ -160,6 +181,7 @@ class NiyamaPolicy(BasePolicy):
             job = self.ledger.jobs[item.request_id]
             self.set_aside.discard(item.request_id)
             job.relegated = False
+            self.shares.set_aside(job.request, -job.remaining, now_s)
             self._enqueue(job, now_s)
             restored.append(item.request_id)
         return restored
@@ -181,11 +203,12 @@ class NiyamaPolicy(BasePolicy):
         )
 
     def _enqueue(self, job: Job, now_s: float) -> None:
-        key = hybrid_key(job, job.due_at, 0.0 if job.promoted else self.alpha_s)
-        rank = (int(job.request.importance), job.request.priority)
         work_s = job.remaining * self._token_s
+        job.standing = self.shares.standing(job.request, job.remaining)
+        key = hybrid_key(job, job.due_at, 0.0 if job.promoted else self.alpha_s)
+        rank = (NUM_STANDINGS * int(job.request.importance) + job.standing, job.request.priority)
         if job.relegated:
-            self.set_aside.put(job.request_id, (float(rank[0]), key[0]), work_s, job.due_at, rank)
+            self.set_aside.put(job.request_id, (float(rank[0] // WITHIN), key[0]), work_s, job.due_at, rank)
             self._restorable.update(Item(job.request_id, key, work_s, job.due_at, rank))
         else:
             self.backlog.put(job.request_id, key, work_s, job.due_at, rank)

@@ -38,6 +38,7 @@ class Request:
         max_tokens: The client's bound on the output, >= 1.
         priority: vLLM's priority, smaller is more important; breaks ties of importance.
         expected_output_tokens: The client's own guess of the output length, if it gave one.
+        tenant_weight: What the tenant is owed, in relation to the others, > 0.
     """
 
     request_id: str
@@ -51,6 +52,7 @@ class Request:
     priority: int = 0
     num_cached_tokens: int = 0
     expected_output_tokens: int | None = None
+    tenant_weight: float = 1.0
 
 
 class Limits:

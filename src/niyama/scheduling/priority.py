@@ -14,9 +14,14 @@ from typing import Final
 
 from niyama.qos import Importance
 from niyama.scheduling.ledger import Job
+from niyama.scheduling.shares import WITHIN
 
 HANDICAP_TOKENS: Final = 100_000
 """A step of importance weighs like this much more work."""
+
+
+STANDING_TOKENS: Final = 5_000
+"""So does, in small, being part of a share that is not enough, and again being beyond it (`shares`)."""
 
 
 def remaining_work(job: Job) -> int:
@@ -29,4 +34,5 @@ def remaining_work(job: Job) -> int:
 def hybrid_key(job: Job, due_at: float, alpha_s: float) -> tuple[float, float]:
     """Return P and, for ties, the arrival; `alpha_s` in seconds per token."""
     work = remaining_work(job) + HANDICAP_TOKENS * (job.request.importance - Importance.NORMAL)
+    work += STANDING_TOKENS * min(2, job.standing // WITHIN)
     return (due_at + alpha_s * work, job.request.arrived_at)

@@ -132,6 +132,7 @@ def request_to_mapping(request: Request) -> dict[str, Any]:
         "priority": request.priority,
         "num_cached_tokens": request.num_cached_tokens,
         "expected_output_tokens": request.expected_output_tokens,
+        "tenant_weight": request.tenant_weight,
     }
 
 

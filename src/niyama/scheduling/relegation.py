@@ -2,10 +2,10 @@
 
 The backlog in order of service tells whether everybody would be in time if served one after the
 other. If not, somebody at or before the first who would be late is set aside: the least important
-there, and among equals the one with the most work, so that the fewest are late (Moore, 1968, one
-machine, minimum number of late jobs). A request that would be late even if served at once is set
-aside itself. It is never dropped: it gets what the others leave, and is taken back as soon
-as everybody would still be in time with it.
+there, among equals who is most beyond its tenant's share (`shares`), then the one with the most
+work, so that the fewest are late (Moore, 1968, one machine, minimum number of late jobs). A request
+that would be late even if served at once is set aside itself. It is never dropped: it gets what the
+others leave, and is taken back as soon as everybody would still be in time with it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import deque
 from typing import Final
 
 from niyama.scheduling.backlog import Backlog, Item
+from niyama.scheduling.shares import WITHIN
 
 RESTORE_HEADROOM: Final = 1.1
 """A request is taken back only if this much of its work fits, or it would go to and fro."""
@@ -39,7 +40,7 @@ class _Candidate:
 
 
 class Relegated:
-    """The requests that were set aside and may still come back, by importance."""
+    """The requests that were set aside and may still come back, by importance and share."""
 
     def __init__(self) -> None:
         self._queues: dict[int, deque[_Candidate]] = {}
@@ -51,7 +52,7 @@ class Relegated:
     def add(self, item: Item) -> None:
         """Remember a request that was set aside."""
         candidate = self._candidates[item.request_id] = _Candidate(item)
-        self._queues.setdefault(item.rank[0], deque()).append(candidate)
+        self._queues.setdefault(item.rank[0] // WITHIN, deque()).append(candidate)
 
     def update(self, item: Item) -> None:
         """Take note of the work and the order of a request now; unknown ones pass. O(1)."""

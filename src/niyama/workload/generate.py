@@ -138,6 +138,7 @@ class Workload:
             qos_class = self.book.classes[_or(row.qos_class, classes.draw(rngs["class"]))]
             is_low = rngs["low"].random() < self.low_share
             importance = _or(row.importance, Importance.LOW if is_low else qos_class.importance)
+            tenant = row.tenant or tenants.draw(rngs["tenant"])
             request = Request(
                 request_id=f"r{number}",
                 arrived_at=at,
@@ -145,8 +146,9 @@ class Workload:
                 num_prompt_tokens=row.num_prefill_tokens,
                 max_tokens=max_tokens,
                 qos_class=qos_class.name,
-                tenant=row.tenant or tenants.draw(rngs["tenant"]),
+                tenant=tenant,
                 importance=importance,
+                tenant_weight=self.book.weight(tenant),
             )
             yield Arrival(request, row.num_decode_tokens)
 

@@ -4,13 +4,14 @@ import pytest
 
 from niyama.scheduling.backlog import Backlog, Item
 from niyama.scheduling.relegation import RESTORE_HEADROOM, RESTORE_TRIES, Relegated, find_victim
+from niyama.scheduling.shares import NUM_STANDINGS
 
 
 def backlog(*entries: tuple[str, float, float, int]) -> Backlog:
     """Return a backlog in order of deadline: (id, work, due, importance) each."""
     made = Backlog()
     for request_id, work_s, due_at, importance in entries:
-        made.put(request_id, (due_at, 0.0), work_s, due_at, (importance, 0))
+        made.put(request_id, (due_at, 0.0), work_s, due_at, (NUM_STANDINGS * importance, 0))
     return made
 
 
@@ -44,7 +45,7 @@ def test_find_victim_priority_breaks_ties_of_importance() -> None:
 
 
 def item(request_id: str, work_s: float, due_at: float, importance: int = 1) -> Item:
-    return Item(request_id, (due_at, 0.0), work_s, due_at, (importance, 0))
+    return Item(request_id, (due_at, 0.0), work_s, due_at, (NUM_STANDINGS * importance, 0))
 
 
 def test_take_fitting_returns_the_important_first() -> None:

@@ -56,6 +56,7 @@ def view(scheduler: Any, request: Any, book: QosBook, now_s: float) -> Viewed:
             priority=int(request.priority),
             num_cached_tokens=compat.num_cached_tokens(scheduler, request),
             expected_output_tokens=ask.expected_output_tokens,
+            tenant_weight=book.weight(ask.tenant),
         ),
         problem=ask.problem,
         is_probe=is_probe,
