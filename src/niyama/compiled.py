@@ -38,6 +38,7 @@ MODULES = (
     "niyama.scheduling.priority",
     "niyama.scheduling.relegation",
     "niyama.scheduling.shares",
+    "niyama.scheduling.sitting",
     "niyama.sim.kv",
     "niyama.sim.live",
     "niyama.sim.pressure",

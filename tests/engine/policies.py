@@ -15,7 +15,7 @@ from niyama.scheduling.policy import BatchShape, Chunk, LatencyModel, Limits, Pl
 
 
 class Adversary(BasePolicy):
-    """Plans at random: any order, budgets too small for the decodes, held prefills, unknown ids."""
+    """Plans at random: any order, budgets too small, prefills and decodes passed over, unknown ids."""
 
     name = "adversary"
 
@@ -33,6 +33,7 @@ class Adversary(BasePolicy):
         num_chosen = draw.randint(0, len(jobs))
         chosen, rest = jobs[:num_chosen], jobs[num_chosen:]
         started = [job.request_id for job in rest if job.phase is Phase.PREFILLING]
+        decoding = [i for i, job in self.ledger.jobs.items() if job.phase is Phase.DECODING]
         shape = BatchShape(0, 1)
         return Plan(
             budget=draw.choice((1, 3, 17, 90, limits.token_budget)),
@@ -42,6 +43,7 @@ class Adversary(BasePolicy):
             predicted_s=self.model.predict_s(shape),
             spares=[job.request_id for job in rest if draw.random() < 0.2],
             held=[*(i for i in started if draw.random() < 0.8), "unknown"],
+            stalled=[*(i for i in decoding if draw.random() < 0.3), "unknown"],
         )
 
     def _enqueue(self, job: Job, now_s: float) -> None:

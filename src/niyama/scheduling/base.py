@@ -123,7 +123,9 @@ class BasePolicy:
                 self._enqueue(self.ledger.jobs[request_id], launch.at)
         newborn = [job.request_id for job in completed]
         num_tokens = launch.shape.num_prefill_tokens
-        self._in_flight.append(InFlight(number, num_tokens, self._has_backlog(), newborn, launch.stalled))
+        # Who sat out is missing from the step's time, which then says little of the usual one.
+        is_saturated = self._has_backlog() and not launch.stalled
+        self._in_flight.append(InFlight(number, num_tokens, is_saturated, newborn, launch.stalled))
 
     def observe(self, outcome: StepOutcome) -> None:
         """See `Policy.observe`. O(log n) per first or late token."""
@@ -168,7 +170,14 @@ class BasePolicy:
             slack_s = min(slack_s, *self._newborn.values())
         return slack_s
 
-    def _planned(self, filled: Filled, slack_s: float, relegated: list[str], restored: list[str]) -> Plan:
+    def _planned(
+        self,
+        filled: Filled,
+        slack_s: float,
+        relegated: list[str],
+        restored: list[str],
+        stalled: Sequence[str] = (),
+    ) -> Plan:
         """Return the plan that runs what is filled in and holds every other started prefill."""
         shape = filled.shape
         predicted_s = self.model.predict_s(shape)
@@ -183,6 +192,7 @@ class BasePolicy:
             predicted_s,
             spares=filled.spares,
             held=held,
+            stalled=stalled,
             relegated=relegated,
             restored=restored,
             slack_s=slack_s,

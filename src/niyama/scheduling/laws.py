@@ -43,7 +43,7 @@ def check_plan(policy: BasePolicy, now_s: float, limits: Limits, plan: Plan) -> 
     _require("L5", math.isfinite(now_s), f"planned for the instant {now_s}")
     _check_members(policy, plan)
     _check_tokens(policy, limits, plan)
-    _check_time(policy, plan)
+    _check_time(policy, now_s, plan)
     _check_work(policy, limits, plan)
 
 
@@ -129,12 +129,17 @@ def _check_tokens(policy: BasePolicy, limits: Limits, plan: Plan) -> None:
     _require("L2", len(starting) <= limits.free_seqs, f"{starting} start, {limits.free_seqs} free")
 
 
-def _check_time(policy: BasePolicy, plan: Plan) -> None:
-    """The step fits the tightest slack unless the plan says that it is late (L7)."""
+def _check_time(policy: BasePolicy, now_s: float, plan: Plan) -> None:
+    """The step fits the tightest slack unless the plan says that it is late; who sits out has time (L7)."""
     predicted_s = plan.predicted_s
     _require("L7", 0 < predicted_s < math.inf, f"predicted {predicted_s}")
     _require("L7", predicted_s == policy.model.predict_s(plan.shape), "predicted for another shape")
     _require("L7", plan.is_late == (predicted_s > plan.slack_s), f"{predicted_s} in {plan.slack_s}")
+    due = dict(policy.pacer.all_due(policy.ledger.num_launches)) if plan.stalled else {}
+    for i in plan.stalled:
+        _require(
+            "L7", bool(plan.chunks) and due[i] > now_s + predicted_s, f"{i} sits out and is due at {due[i]}"
+        )
 
 
 def _check_work(policy: BasePolicy, limits: Limits, plan: Plan) -> None:

@@ -11,25 +11,27 @@ Each step:
   4. The time of the step is the slack of the tightest decode; fill it with prefill tokens, most
      urgent first, set-aside requests last (dynamic chunking).
   5. A started prefill that is not among them is held: its KV stays (selective preemption).
-Every decode runs in every step.
+Every decode runs in every step, unless it has time and an urgent prefill needs what it costs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
 from niyama.compiled import mypyc_attr
 from niyama.scheduling.backlog import Backlog, FullKey, Item
 from niyama.scheduling.base import BasePolicy
-from niyama.scheduling.chunking import fill
+from niyama.scheduling.chunking import Filled, fill
 from niyama.scheduling.deadlines import Anchor
 from niyama.scheduling.ledger import Job
 from niyama.scheduling.load import Load
-from niyama.scheduling.policy import LatencyModel, Limits, Plan, Request, StepOutcome
+from niyama.scheduling.policy import BatchShape, LatencyModel, Launch, Limits, Plan, Request, StepOutcome
 from niyama.scheduling.priority import hybrid_key
 from niyama.scheduling.relegation import Relegated, find_victim
 from niyama.scheduling.shares import BEYOND, NUM_STANDINGS, WITHIN, Shares
+from niyama.scheduling.sitting import PRESSED_S, Sitting, sit_out
 
 DRIFT: Final = 1.2
 """The backlog's work is measured anew when the service time of a token changes by this factor."""
@@ -49,6 +51,9 @@ OVERRUN_MEMORY_S: Final = 60.0
 FIRST_OVERRUN_S: Final = 0.1
 """How long the worst step counts, fading, and what is assumed of an engine that has shown nothing."""
 
+SHARE_RATE: Final = 0.05
+"""Weight of a step in what sitting out is expected to be worth when something is urgent."""
+
 RELEGATIONS_PER_STEP: Final = 8
 """A bound on a step's work; the first who would be late is dealt with first."""
 
@@ -61,6 +66,8 @@ class NiyamaPolicy(BasePolicy):
     spares_decodes = True
 
     def __init__(self, model: LatencyModel, anchor: Anchor = "strict") -> None:
+        self._share = 1.0
+        self._found_share: float | None = None
         super().__init__(model, anchor)
         self.load = Load()
         self.shares = Shares()
@@ -96,13 +103,50 @@ class NiyamaPolicy(BasePolicy):
         stall_s = self._stall_s
         relegated = self._relegate(now_s + stall_s)
         restored = self._restore(now_s + stall_s)
-        decodes = self.ledger.decode_shape(limits.tokens_per_decode)
         slack_s = self.slack_s(now_s)
         # Part is kept so that a stall breaks no promise. It costs little: what one step leaves unused is
         # slack for the next, until somebody begins to decode who has none.
         time_s = slack_s - max(0.0, min(stall_s, RESERVE_SHARE * slack_s))
-        filled = fill(self.in_order(), self.started_in_order, decodes, now_s, time_s, limits, self.model)
-        return self._planned(filled, slack_s, relegated, restored)
+        sitting = self._sit_out(now_s, slack_s, time_s, limits)
+        filled = self._fill(sitting.decodes, now_s, time_s, limits)
+        if sitting.request_ids and not filled.chunks:
+            sitting = self._nobody(limits)
+            filled = self._fill(sitting.decodes, now_s, time_s, limits)
+        return self._planned(filled, slack_s, relegated, restored, sitting.request_ids)
+
+    def _fill(self, decodes: BatchShape, now_s: float, time_s: float, limits: Limits) -> Filled:
+        return fill(self.in_order(), self.started_in_order, decodes, now_s, time_s, limits, self.model)
+
+    def _nobody(self, limits: Limits) -> Sitting:
+        return Sitting([], self.ledger.decode_shape(limits.tokens_per_decode), 1.0)
+
+    def _sit_out(self, now_s: float, slack_s: float, time_s: float, limits: Limits) -> Sitting:
+        """Return which decodes sit this step out: some if a prefill that is read along is urgent."""
+        nobody = self._nobody(limits)
+        late = self.backlog.first_late(now_s + PRESSED_S)
+        self._found_share = None if late is None else 1.0
+        if late is None or slack_s == math.inf or self.load.level > 0:
+            return nobody
+        if not self.ledger.jobs[late.request_id].request.slo.is_interactive:
+            return nobody
+        all_due = self.pacer.all_due(self.ledger.num_launches)
+        tightest_s = min(self.paces, default=math.inf)
+        found = sit_out(
+            self.ledger, all_due, nobody.decodes, tightest_s, now_s, slack_s, time_s, limits, self.model
+        )
+        self._found_share = found.share
+        return found
+
+    @property
+    def token_s(self) -> float:
+        """See `BasePolicy.token_s`; while something is urgent, less by what those who sit out leave."""
+        return super().token_s * self._share
+
+    def begin(self, launch: Launch) -> None:
+        """See `Policy.begin`."""
+        super().begin(launch)
+        if self._found_share is not None:
+            self._share += SHARE_RATE * (self._found_share - self._share)
 
     def observe(self, outcome: StepOutcome) -> None:
         """See `Policy.observe`."""

@@ -69,6 +69,15 @@ BREACHES: dict[str, tuple[str, Callable[[Plan], Plan]]] = {
     "nothing": ("L3", lambda p: changed(p, chunks=[Chunk("w1", 0)])),
     "another shape": ("L3", lambda p: changed(p, shape=p.shape._replace(num_decode_tokens=2))),
     "late in silence": ("L7", lambda p: changed(p, slack_s=0.0)),
+    "sits out for nothing": (
+        "L7",
+        lambda p: changed(
+            empty(p),
+            stalled=["decode"],
+            shape=BatchShape(0, 0, 0),
+            predicted_s=linear_model().predict_s(BatchShape(0, 0, 0)),
+        ),
+    ),
     "wrong prediction": ("L7", lambda p: changed(p, predicted_s=p.predicted_s / 2)),
 }
 

@@ -94,7 +94,9 @@ class Host:
                 if self._settings.check_laws and not self._preempted:
                     check_books(self.policy.ledger, self._scheduler)
                 self._plan = self.policy.plan(self._plan_starts_at, self._limits())
-                self._greedy = self._levers.apply(self._plan, self._prefilling, self._views)
+                self._greedy = self._levers.apply(
+                    self._plan, self._prefilling, self._vllm_requests, self._views
+                )
                 self._num_good_steps += 1
             except Exception:
                 self._plan = None
@@ -176,6 +178,7 @@ class Host:
             len(self._decoding),
             self.policy.ledger.decode_shape().decode_context,
             preempted,
+            self._vllm_requests,
         )
         self._prefilling = candidates
         for done in launch.prefills:

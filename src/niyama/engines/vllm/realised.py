@@ -16,6 +16,7 @@ def read_launch(
     num_decoding: int,
     decode_context: int,
     preempted: list[str],
+    requests: Mapping[str, Any],
 ) -> Launch:
     """Return what a scheduler output launches. O(prefills), unless a decode is missing.
 
@@ -27,6 +28,7 @@ def read_launch(
         num_decoding: How many.
         decode_context: Their tokens in KV.
         preempted: Who lost its KV in this step.
+        requests: All of vLLM's requests, by id.
     """
     scheduled: dict[str, int] = output.num_scheduled_tokens
     prefills: list[Prefill] = []
@@ -44,10 +46,11 @@ def read_launch(
     stalled: list[str] = []
     if num_decodes != num_decoding:
         stalled = [i for i in decoding if i not in scheduled]
+        decode_context -= sum(int(requests[i].num_computed_tokens) for i in stalled if i in requests)
     return Launch(
         at=now_s,
         prefills=prefills,
-        shape=shape._replace(num_decode_tokens=decode_tokens, decode_context=decode_context),
+        shape=shape._replace(num_decode_tokens=decode_tokens, decode_context=max(0, decode_context)),
         stalled=stalled,
         preempted=preempted,
     )
@@ -59,10 +62,12 @@ def differences(plan: Plan, launch: Launch, greedy: str | None) -> dict[str, int
     `running_first`: held because vLLM would have served it before a more urgent waiting request
     (`greedy`, see `steering`); `cache_hit`: needed fewer tokens than planned; `not_started`:
     planned, but not run (no KV, a grammar still compiling, a full LoRA slot); `filled_in`: ran on
-    tokens that others left; `preempted`: lost its KV; `stalled`: a decode that got no token.
+    tokens that others left; `preempted`: lost its KV; `stalled`: a decode that got no token unplanned,
+    or one although it was to sit out.
     """
     as_planned = [(p.request_id, p.num_tokens) for p in launch.prefills] == plan.chunks
-    if as_planned and not launch.preempted and not launch.stalled:
+    unplanned = set(plan.stalled) ^ set(launch.stalled)
+    if as_planned and not launch.preempted and not unplanned:
         return {}
     planned = {i: n for i, n in plan.chunks if i != greedy}
     ran = {p.request_id: p for p in launch.prefills}
@@ -72,7 +77,7 @@ def differences(plan: Plan, launch: Launch, greedy: str | None) -> dict[str, int
         "not_started": sum(1 for i in planned if i not in ran),
         "filled_in": sum(1 for i, p in ran.items() if p.num_tokens > planned.get(i, 0)),
         "preempted": len(launch.preempted),
-        "stalled": len(launch.stalled),
+        "stalled": len(unplanned),
     }
     return {cause: count for cause, count in causes.items() if count}
 

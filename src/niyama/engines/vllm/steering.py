@@ -1,12 +1,12 @@
 """Makes vLLM's own `schedule()` do what the plan says, by four levers and no copied code.
 
-The per-step token budget, the order of `running`, holding a started prefill, and the order of
+The per-step token budget, the order of `running`, holding a prefill or a decode, and the order of
 the waiting queues (facts: vllm/v1/core/sched/scheduler.py, `schedule`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from niyama.engines.vllm import compat
@@ -35,7 +35,13 @@ class Levers:
         """The token budget of vLLM itself."""
         return self._full_budget
 
-    def apply(self, plan: Plan, prefilling: dict[str, Any], views: dict[str, Request]) -> str | None:
+    def apply(
+        self,
+        plan: Plan,
+        prefilling: Mapping[str, Any],
+        requests: Mapping[str, Any],
+        views: Mapping[str, Request],
+    ) -> str | None:
         """Set the levers for the next `schedule()`.
 
         vLLM serves what is running before what waits. So a started prefill that is to get only
@@ -44,6 +50,7 @@ class Levers:
         Args:
             plan: What should run.
             prefilling: vLLM's requests whose prefill has begun, by id.
+            requests: All of vLLM's requests, by id.
             views: The policy's view of every request, by id; for the order under KV pressure.
 
         Returns:
@@ -57,10 +64,8 @@ class Levers:
             budget -= plan.chunks[-1].num_tokens
             held = [*held, order.pop()]
         scheduler.max_num_scheduled_tokens = min(budget, self._full_budget) or self._full_budget
-        for request_id in held:
-            request = prefilling.get(request_id)
-            if request is not None:
-                request.next_decode_eligible_step = scheduler.current_step + 2
+        for request in self._passed_over(held, plan.stalled, prefilling, requests):
+            request.next_decode_eligible_step = scheduler.current_step + 2
         self._order_running(order, held, prefilling, views)
         order += plan.spares
         for queue in self.queues:
@@ -68,7 +73,18 @@ class Levers:
         return greedy
 
     @staticmethod
-    def _would_take_all(plan: Plan, prefilling: dict[str, Any]) -> str | None:
+    def _passed_over(
+        held: Iterable[str],
+        stalled: Iterable[str],
+        prefilling: Mapping[str, Any],
+        requests: Mapping[str, Any],
+    ) -> Iterator[Any]:
+        """Yield prefills and decodes that vLLM is to pass over in this step; they keep their KV."""
+        yield from (prefilling[i] for i in held if i in prefilling)
+        yield from (requests[i] for i in stalled if i in requests)
+
+    @staticmethod
+    def _would_take_all(plan: Plan, prefilling: Mapping[str, Any]) -> str | None:
         """Return the last chunk's request if it runs, gets a part, and a waiting one goes before."""
         if len(plan.chunks) < 2:
             return None
@@ -94,7 +110,11 @@ class Levers:
         return {i: r for i, r in popped.items() if not any(r in queue for queue in self.queues)}
 
     def _order_running(
-        self, order: Sequence[str], held: Sequence[str], prefilling: dict[str, Any], views: dict[str, Request]
+        self,
+        order: Sequence[str],
+        held: Sequence[str],
+        prefilling: Mapping[str, Any],
+        views: Mapping[str, Request],
     ) -> None:
         """Put decodes first, then prefills by urgency, then those held."""
         running: list[Any] = self._scheduler.running

@@ -1,0 +1,93 @@
+"""Decodes that have time sit a step out, so that an urgent prefill gets more of it.
+
+A step that must be short holds one token of every decode, also of those that are due much later: of a
+summary whose last token is due in minutes, of an answer that is far ahead of its reader. What they cost
+is then missing for the prefill whose first token is due. Their work is not saved, only put off until
+nothing is pressed; so this is for bursts, not for overload (FairBatching, SLAI: decodes with slack wait).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from niyama.scheduling.ledger import Job, Ledger
+from niyama.scheduling.policy import BatchShape, LatencyModel, Limits
+
+PRESSED_S: Final = 1.0
+"""A prefill is urgent if it would be late should service start so much later."""
+
+GUARD_S: Final = 0.1
+"""Who sits out must have so much time beyond this step."""
+
+MIN_GAIN: Final = 0.1
+"""The chunk must grow by this share, or nobody sits out."""
+
+LEAST_SHARE: Final = 0.5
+"""A gain counts as at most a doubling when work is estimated."""
+
+
+class Sitting(NamedTuple):
+    """Who may sit out.
+
+    Attributes:
+        request_ids: In order of their ids; none if it does not pay.
+        decodes: The decodes that run.
+        share: The time of a token with these decodes over that with all, `LEAST_SHARE` to 1.
+    """
+
+    request_ids: list[str]
+    decodes: BatchShape
+    share: float
+
+
+def sit_out(
+    ledger: Ledger,
+    all_due: Iterable[tuple[str, float]],
+    decodes: BatchShape,
+    tightest_tbt_s: float,
+    now_s: float,
+    slack_s: float,
+    time_s: float,
+    limits: Limits,
+    model: LatencyModel,
+) -> Sitting:
+    """Return which decodes sit the next step out for the sake of prefill.
+
+    Args:
+        ledger: Where every request stands.
+        all_due: Decodes, and when their next token is due.
+        decodes: The step without prefill if all run.
+        tightest_tbt_s: Who was promised this TBT never sits out: a flood of such requests is no burst,
+            and their tokens would pile up.
+        now_s: Instant at which the step starts.
+        slack_s: Time until the tightest is due, seconds, finite.
+        time_s: Time for the whole step, seconds.
+        limits: What the engine can take; whoever sits out holds its seat and its KV for longer, so
+            there must be as many free.
+        model: Predicts the step.
+
+    Cost: O(decodes).
+    """
+    until_at = now_s + max(0.0, slack_s) + GUARD_S
+    jobs: list[Job] = []
+    for request_id, due_at in all_due:
+        job = ledger.jobs[request_id]
+        if due_at > until_at and (job.request.slo.tbt_s or math.inf) > tightest_tbt_s:
+            jobs.append(job)
+    context = sum([job.request.num_prompt_tokens + ledger.num_output_tokens(job) for job in jobs])
+    nobody = Sitting([], decodes, 1.0)
+    if not jobs or context > limits.free_kv_tokens or len(jobs) > limits.free_seqs:
+        return nobody
+    others = BatchShape(
+        0,
+        decodes.num_decode_tokens - len(jobs) * limits.tokens_per_decode,
+        max(0, decodes.decode_context - context),
+    )
+    with_all = model.largest_chunk(decodes, 0, time_s, limits.token_budget)
+    without = model.largest_chunk(others, 0, time_s, limits.token_budget)
+    if without <= (1.0 + MIN_GAIN) * with_all:
+        return nobody._replace(share=with_all / without if without else 1.0)
+    request_ids = sorted([job.request_id for job in jobs])
+    return Sitting(request_ids, others, max(LEAST_SHARE, with_all / without))

@@ -1,0 +1,111 @@
+"""Who sits a step out for an urgent prefill: those that have time, if it pays and nobody is crowded out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.property.hosts import Host, linear_model
+
+from niyama.qos import Slo
+from niyama.scheduling.niyama import NiyamaPolicy
+from niyama.scheduling.policy import Limits, Plan, Request
+from niyama.scheduling.sitting import GUARD_S, MIN_GAIN, sit_out
+
+ROOMY = Limits(token_budget=4096, free_seqs=64, free_kv_tokens=1_000_000)
+READER = Slo(ttft_s=60.0, tbt_s=0.5)
+RELAXED = Slo(ttft_s=60.0, tbt_s=5.0)
+BATCH = Slo(ttlt_s=10_000.0)
+
+
+def decoding(**slos: tuple[Slo, int]) -> Host:
+    """Return an engine on which requests of these promises and numbers decode; a decode takes 10 ms."""
+    host = Host(NiyamaPolicy(linear_model(fixed_s=1 / 8, token_s=1 / 512, decode_s=0.01)))
+    for name, (slo, count) in slos.items():
+        for number in range(count):
+            host.arrive(Request(f"{name}{number}", host.now_s, slo, 16, 900), 800)
+    while host.policy.ledger.num_decoding < sum(count for _, count in slos.values()):
+        host.step()
+    return host
+
+
+def plan(host: Host, limits: Limits = ROOMY) -> Plan:
+    return host.policy.plan(host.now_s, limits)
+
+
+def urge(host: Host, slo: Slo | None = None) -> None:
+    """Let a request come whose first token is due hardly later than it can be had."""
+    host.arrive(Request("urgent", host.now_s, slo or Slo(ttft_s=2.9, tbt_s=0.5), 1000, 900), 1)
+
+
+def test_who_has_time_sits_out_while_a_prefill_is_urgent() -> None:
+    host = decoding(reader=(READER, 1), batch=(BATCH, 12))
+    calm = plan(host)
+    assert not calm.stalled
+    urge(host)
+    pressed = plan(host)
+    assert pressed.stalled == sorted(f"batch{n}" for n in range(12))
+    assert pressed.shape.num_decode_tokens == 1
+    assert pressed.chunks[0].request_id == "urgent"
+    before = {i: host.policy.pacer.due_at(i, host.policy.ledger.num_launches) for i in pressed.stalled}
+    host.step()
+    after = {i: host.policy.pacer.due_at(i, host.policy.ledger.num_launches) for i in pressed.stalled}
+    assert after == pytest.approx(before), "the token that did not come is still due when it was"
+    host.run()
+    assert not host.policy.ledger.jobs, "everybody finishes"
+
+
+@pytest.mark.parametrize(
+    ("slos", "limits", "urgent"),
+    [
+        ({"reader": (READER, 12)}, ROOMY, None),
+        ({"batch": (BATCH, 12)}, ROOMY, None),
+        ({"reader": (READER, 1), "batch": (BATCH, 1)}, ROOMY, None),
+        ({"reader": (READER, 1), "batch": (BATCH, 12)}, Limits(4096, 64, 100), None),
+        ({"reader": (READER, 1), "batch": (BATCH, 12)}, Limits(4096, 11, 1_000_000), None),
+        ({"reader": (READER, 1), "batch": (BATCH, 12)}, ROOMY, Slo(ttlt_s=3.4)),
+    ],
+    ids=["all paced alike", "nobody binds", "no gain", "no memory", "no seats", "nobody reads along"],
+)
+def test_nobody_sits_out_without_need(
+    slos: dict[str, tuple[Slo, int]], limits: Limits, urgent: Slo | None
+) -> None:
+    host = decoding(**slos)
+    urge(host, urgent)
+    assert not plan(host, limits).stalled
+
+
+def test_a_relaxed_reader_sits_out_for_a_tighter_one() -> None:
+    host = decoding(reader=(READER, 1), relaxed=(RELAXED, 12))
+    urge(host)
+    assert plan(host).stalled == sorted(f"relaxed{n}" for n in range(12))
+
+
+@given(
+    st.lists(st.sampled_from([READER, RELAXED, BATCH]), min_size=2, max_size=10),
+    st.floats(0.0, 2.0),
+    st.integers(0, 400),
+    st.integers(0, 12),
+)
+def test_sitting_is_lawful_whatever_runs(
+    slos: list[Slo], time_s: float, free_kv_tokens: int, free_seqs: int
+) -> None:
+    host = decoding(**{f"c{n}": (slo, 1) for n, slo in enumerate(slos)})
+    policy = host.policy
+    decodes, limits = policy.ledger.decode_shape(), Limits(4096, free_seqs, free_kv_tokens)
+    due = dict(policy.pacer.all_due(policy.ledger.num_launches))
+    slack_s = policy.slack_s(host.now_s)
+    found = sit_out(
+        policy.ledger, due.items(), decodes, 0.5, host.now_s, slack_s, time_s, limits, policy.model
+    )
+    assert found.request_ids == sorted(found.request_ids)
+    assert 0.0 < found.share <= 1.0
+    assert len(found.request_ids) <= free_seqs
+    for request_id in found.request_ids:
+        assert due[request_id] > host.now_s + max(0.0, slack_s) + GUARD_S
+    if not found.request_ids:
+        assert found.decodes == decodes
+        return
+    assert found.decodes.num_decode_tokens == decodes.num_decode_tokens - len(found.request_ids)
+    more = policy.model.largest_chunk(found.decodes, 0, time_s, 4096)
+    assert more > (1 + MIN_GAIN) * policy.model.largest_chunk(decodes, 0, time_s, 4096)
