@@ -294,13 +294,13 @@ class _Step:
         for i in plan.held:
             rank[i] = len(rank) + len(plan.chunks) + 1
         host._running.sort(key=lambda x: rank.get(x.request.request_id, 0))
-        chunks = dict(plan.chunks)
+        chunks, passed_over = dict(plan.chunks), host.stalls.union(plan.stalled)
         for x in list(host._running):
             i = x.request.request_id
             if i in self.preempted:
                 continue
             if x.phase is Phase.DECODING:
-                if i not in host.stalls and x.launched < x.request.max_tokens and self._allocate(x, 1):
+                if i not in passed_over and x.launched < x.request.max_tokens and self._allocate(x, 1):
                     self.decodes.append(i)
             elif i in chunks and self._allocate(x, chunks[i]):
                 self._run(x, chunks[i])
