@@ -98,7 +98,7 @@ class NiyamaPolicy(BasePolicy):
             self.shares.answered(job.request, job.num_emitted, now_s)
 
     def plan(self, now_s: float, limits: Limits) -> Plan:
-        """See `Policy.plan`. O(log n) in waiting requests, nothing per decode."""
+        """See `Policy.plan`. O(log n) in waiting requests; nothing per decode unless something is urgent."""
         self._follow_load(now_s)
         stall_s = self._stall_s
         relegated = self._relegate(now_s + stall_s)
