@@ -37,6 +37,7 @@ class ClassEvents(TypedDict):
         relegated: Requests set aside.
         restored: Requests taken back.
         held: Steps, summed over requests, in which a started prefill was passed over.
+        sat_out: Steps, summed over requests, that a decode sat out for an urgent prefill.
         outcomes: Requests that ended, by outcome.
         relegated_outcomes: Those of them that were relegated at least once, by outcome.
         ttft_s: Arrival to first token of requests that ended, seconds.
@@ -49,6 +50,7 @@ class ClassEvents(TypedDict):
     relegated: int
     restored: int
     held: int
+    sat_out: int
     outcomes: dict[str, int]
     relegated_outcomes: dict[str, int]
     ttft_s: list[float]
@@ -260,6 +262,10 @@ class Telemetry:
         """Note started prefills that this step passes over."""
         self._classes[qos_class]["held"] += count
 
+    def sat_out(self, qos_class: str, count: int) -> None:
+        """Note decodes that sit this step out."""
+        self._classes[qos_class]["sat_out"] += count
+
     def finished(
         self,
         qos_class: str,
@@ -348,6 +354,7 @@ def _no_events() -> ClassEvents:
         "relegated": 0,
         "restored": 0,
         "held": 0,
+        "sat_out": 0,
         "outcomes": dict.fromkeys(OUTCOMES, 0),
         "relegated_outcomes": dict.fromkeys(OUTCOMES, 0),
         "ttft_s": [],

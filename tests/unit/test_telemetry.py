@@ -24,6 +24,7 @@ def test_drain_of_nothing_names_every_class_and_holds_no_event(telemetry: Teleme
         "relegated": 0,
         "restored": 0,
         "held": 0,
+        "sat_out": 0,
         "outcomes": {"met": 0, "missed": 0, "aborted": 0},
         "relegated_outcomes": {"met": 0, "missed": 0, "aborted": 0},
         "ttft_s": [],
@@ -40,6 +41,7 @@ def test_drain_after_events_holds_each_of_them_once(telemetry: Telemetry) -> Non
     telemetry.relegated("batch")
     telemetry.restored("batch")
     telemetry.held("batch", 3)
+    telemetry.sat_out("batch", 5)
     telemetry.finished("chat", "missed", 1.5, 4.0, -0.25, True)
     telemetry.unknown_class()
     telemetry.fallback()
@@ -54,7 +56,7 @@ def test_drain_after_events_holds_each_of_them_once(telemetry: Telemetry) -> Non
     assert chat["outcomes"] == {"met": 0, "missed": 1, "aborted": 0}
     assert chat["relegated_outcomes"] == {"met": 0, "missed": 1, "aborted": 0}
     assert (chat["ttft_s"], chat["ttlt_s"], chat["slack_s"]) == ([1.5], [4.0], [-0.25])
-    assert (batch["relegated"], batch["restored"], batch["held"]) == (1, 1, 3)
+    assert (batch["relegated"], batch["restored"], batch["held"], batch["sat_out"]) == (1, 1, 3, 5)
     assert (drained["unknown_class"], drained["fallback"]) == (1, 1)
     assert drained["realised"] == {"kv_pressure": 3}
     assert drained["dropped"] == 0

@@ -148,6 +148,7 @@ class Metrics:
         self.relegated.labels(*labels).inc(events["relegated"])
         self.restored.labels(*labels).inc(events["restored"])
         self.held.labels(*labels).inc(events["held"])
+        self.sat_out.labels(*labels).inc(events["sat_out"])
         self.queue_depth.labels(*labels).set(state["queued"])
         self.relegated_now.labels(*labels).set(state["relegated"])
 
@@ -184,6 +185,9 @@ class Metrics:
         self.restored = self._counter("restored", "Relegated requests taken back", CLASS_LABELS)
         self.held = self._counter(
             "held_prefill_steps", "Steps in which a started prefill was passed over", CLASS_LABELS
+        )
+        self.sat_out = self._counter(
+            "sat_out_decode_steps", "Steps that a decode sat out for an urgent prefill", CLASS_LABELS
         )
         self.queue_depth = self._gauge("queue_depth", "Requests that have not started", CLASS_LABELS)
         self.relegated_now = self._gauge(

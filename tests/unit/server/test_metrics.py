@@ -159,6 +159,7 @@ def test_scheduling_events_add_up_over_drains(server: Server) -> None:
         server.telemetry.relegated("chat")
         server.telemetry.restored("chat")
         server.telemetry.held("chat", 3)
+        server.telemetry.sat_out("chat", 2)
         server.telemetry.unknown_class()
         server.telemetry.fallback()
         server.telemetry.realised("kv_pressure", 2)
@@ -167,6 +168,7 @@ def test_scheduling_events_add_up_over_drains(server: Server) -> None:
     assert server.value("relegated_total", **CHAT) == 2
     assert server.value("restored_total", **CHAT) == 2
     assert server.value("held_prefill_steps_total", **CHAT) == 6
+    assert server.value("sat_out_decode_steps_total", **CHAT) == 4
     assert server.value("unknown_class_total", **WHERE) == 2
     assert server.value("fallback_steps_total", **WHERE) == 2
     assert server.value("plan_differences_total", cause="kv_pressure", **WHERE) == 4

@@ -72,9 +72,10 @@ class Books:
             self._decisions.realised(differences)
         for cause, count in differences.items():
             self._telemetry.realised(cause, count)
-        for request_id in plan.held:
-            if request_id in self._tracks:
-                self._telemetry.held(self._tracks[request_id].qos_class, 1)
+        for note, passed_over in ((self._telemetry.held, plan.held), (self._telemetry.sat_out, plan.stalled)):
+            for request_id in passed_over:
+                if request_id in self._tracks:
+                    note(self._tracks[request_id].qos_class, 1)
         for request_id in plan.relegated:
             track = self._tracks.get(request_id)
             if track is not None:

@@ -70,6 +70,6 @@ class StepLog(Lines):
             line["slack_s"] = plan.slack_s if plan.slack_s < 1e9 else None
             line["planned_s"] = plan.predicted_s
             line["chunks"] = [list(chunk) for chunk in plan.chunks]
-            for name in ("held", "relegated", "restored"):
+            for name in ("held", "stalled", "relegated", "restored"):
                 line[name] = len(getattr(plan, name))
         self.write_line(line)
