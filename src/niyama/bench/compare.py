@@ -189,7 +189,7 @@ class Comparer:
     def _known(self, contestant: Contestant) -> dict[float, bool]:
         """Return which loads of the scenario `steady` hold, as far as they were run."""
         rows = {load: self.store.run(contestant, Job("steady", load)) for load in self.what.loads}
-        return {load: passes(row) for load, row in rows.items() if row is not None}
+        return {load: passes(row) for load, row in rows.items() if row is not None and row["valid"]}
 
     async def _holds(self, contestant: Contestant, scenario: str, load: float) -> bool:
         return passes(await self._one(contestant, Job(scenario, load)))
@@ -231,6 +231,10 @@ class Comparer:
             progress=self.progress,
         )
         self.store.keep(contestant, job, row)
+        if row.get("settled_by"):
+            # What the server remembers of a load that it could not bear is not the next run's.
+            self._servers.close()
+            self._running = None
         late = row["late_share"].get("all")
         self.tell(
             f"{contestant.key}: {job.scenario} at load {job.load:g}: "

@@ -40,8 +40,9 @@ async def raise_knee(
 
     Costs about log2 of the grid's size, one try if the floor cannot be raised.
     """
-    held = max([floor, *(load for load, is_held in (known or {}).items() if is_held)])
-    broken = min([load for load, is_held in (known or {}).items() if not is_held], default=float("inf"))
+    known = known or {}
+    broken = min([load for load, is_held in known.items() if not is_held], default=float("inf"))
+    held = max([floor, *(load for load, is_held in known.items() if is_held and load < broken)])
     low = sum(load <= held + 1e-9 for load in GRID)  # so many loads of the grid are known to hold
     high = sum(load < broken - 1e-9 for load in GRID)  # and so many may
     if floor:

@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +46,7 @@ def serving(words: Sequence[str], port: int, log: Path, env: Mapping[str, str]) 
     Raises:
         ServerError: it ends before it is healthy, or is not healthy in time.
     """
-    with log.open("w") as out:
+    with _ending_on_sigterm(), log.open("w") as out:
         process = subprocess.Popen(
             list(words), stdout=out, stderr=out, env={**os.environ, **env}, start_new_session=True
         )
@@ -54,6 +56,19 @@ def serving(words: Sequence[str], port: int, log: Path, env: Mapping[str, str]) 
             yield url
         finally:
             _stop(process)
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, as Ctrl-C does: who is killed must not leave a server behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wait_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -53,6 +53,7 @@ class BasePolicy:
         model: The step-time model; learns from `observe`.
         step_s: Average time of a step, seconds.
         paces: How many requests that are in were promised each TBT.
+        num_sitting: Decodes that sit out by the last plan.
         spares_decodes: Whether prefill gives way where its mere launch would make a decode's token late.
     """
 
@@ -73,6 +74,7 @@ class BasePolicy:
         self._token_time_s = 0.0
         self._token_count = 0.0
         self.paces: dict[float, int] = {}
+        self.num_sitting = 0
 
     # The protocol -----------------------------------------------------------------------------
 
@@ -124,7 +126,7 @@ class BasePolicy:
         newborn = [job.request_id for job in completed]
         num_tokens = launch.shape.num_prefill_tokens
         # Who sat out is missing from the step's time, which then says little of the usual one.
-        is_saturated = self._has_backlog() and not launch.stalled
+        is_saturated = self._has_backlog() and not self.num_sitting
         self._in_flight.append(InFlight(number, num_tokens, is_saturated, newborn, launch.stalled))
 
     def observe(self, outcome: StepOutcome) -> None:
@@ -158,6 +160,10 @@ class BasePolicy:
 
         Measured over steps that left prefills waiting; it includes the decodes that ran along.
         """
+        return self.measured_token_s()
+
+    def measured_token_s(self) -> float:
+        """Return `token_s` as measured."""
         if self._token_count > 0:
             return self._token_time_s / self._token_count
         shape = self.ledger.decode_shape().with_chunk(PROBE_TOKENS, 0)

@@ -52,7 +52,9 @@ FIRST_OVERRUN_S: Final = 0.1
 """How long the worst step counts, fading, and what is assumed of an engine that has shown nothing."""
 
 SHARE_RATE: Final = 0.05
-"""Weight of a step in what sitting out is expected to be worth when something is urgent."""
+FORGET_RATE: Final = 0.0002
+"""Weight of a step in what sitting out is expected to be worth: one in which something is urgent, and
+one in which nothing is."""
 
 RELEGATIONS_PER_STEP: Final = 8
 """A bound on a step's work; the first who would be late is dealt with first."""
@@ -68,6 +70,7 @@ class NiyamaPolicy(BasePolicy):
     def __init__(self, model: LatencyModel, anchor: Anchor = "strict") -> None:
         self._share = 1.0
         self._found_share: float | None = None
+        self._sat_in_vain = False
         super().__init__(model, anchor)
         self.load = Load()
         self.shares = Shares()
@@ -112,6 +115,7 @@ class NiyamaPolicy(BasePolicy):
         if sitting.request_ids and not filled.chunks:
             sitting = self._nobody(limits)
             filled = self._fill(sitting.decodes, now_s, time_s, limits)
+        self.num_sitting = len(sitting.request_ids)
         return self._planned(filled, slack_s, relegated, restored, sitting.request_ids)
 
     def _fill(self, decodes: BatchShape, now_s: float, time_s: float, limits: Limits) -> Filled:
@@ -125,8 +129,10 @@ class NiyamaPolicy(BasePolicy):
         nobody = self._nobody(limits)
         late = self.backlog.first_late(now_s + PRESSED_S)
         self._found_share = None if late is None else 1.0
-        if late is None or slack_s == math.inf or self.load.level > 0:
+        if late is None or slack_s == math.inf or self.load.level > 0 or self._sat_in_vain:
             return nobody
+        if limits.tokens_per_decode > 1:
+            return nobody  # whether all models with speculation bear it is not known
         if not self.ledger.jobs[late.request_id].request.slo.is_interactive:
             return nobody
         all_due = self.pacer.all_due(self.ledger.num_launches)
@@ -140,13 +146,16 @@ class NiyamaPolicy(BasePolicy):
     @property
     def token_s(self) -> float:
         """See `BasePolicy.token_s`; while something is urgent, less by what those who sit out leave."""
-        return super().token_s * self._share
+        return self.measured_token_s() * self._share
 
     def begin(self, launch: Launch) -> None:
         """See `Policy.begin`."""
         super().begin(launch)
+        self._sat_in_vain = self.num_sitting > 0 and not launch.prefills
         if self._found_share is not None:
             self._share += SHARE_RATE * (self._found_share - self._share)
+        else:
+            self._share += FORGET_RATE * (1.0 - self._share)
 
     def observe(self, outcome: StepOutcome) -> None:
         """See `Policy.observe`."""

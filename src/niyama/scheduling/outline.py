@@ -51,7 +51,8 @@ class Outline:
         while level_s <= self.total_s:
             reached_s = self._mark(root, level_s)
             level_s = max(FIRST_LEVEL_S, level_s * LEVEL_RATIO)
-            while level_s <= reached_s:
+            # The tree's sums and ours may differ in the last bit: then nothing is left to mark.
+            while level_s <= reached_s < INFINITE_S:
                 level_s *= LEVEL_RATIO
         node = root
         while node.right is not None:

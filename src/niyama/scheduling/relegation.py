@@ -19,6 +19,10 @@ from niyama.scheduling.shares import WITHIN
 RESTORE_HEADROOM: Final = 1.1
 """A request is taken back only if this much of its work fits, or it would go to and fro."""
 
+STALE_SHARE: Final = 2
+STALE_FLOOR: Final = 64
+"""Queues are cleared of who is no longer in when they have grown this far beyond those who are."""
+
 RESTORE_TRIES: Final = 4
 """Requests examined per step; the others have their turn in the steps after."""
 
@@ -53,6 +57,9 @@ class Relegated:
         """Remember a request that was set aside."""
         candidate = self._candidates[item.request_id] = _Candidate(item)
         self._queues.setdefault(item.rank[0] // WITHIN, deque()).append(candidate)
+        if sum(map(len, self._queues.values())) > STALE_SHARE * len(self._candidates) + STALE_FLOOR:
+            for place, queue in self._queues.items():
+                self._queues[place] = deque([c for c in queue if self._is_live(c)])
 
     def update(self, item: Item) -> None:
         """Take note of the work and the order of a request now; unknown ones pass. O(1)."""
@@ -63,6 +70,9 @@ class Relegated:
     def discard(self, request_id: str) -> None:
         """Forget a request that departed or was served meanwhile; unknown ids pass."""
         self._candidates.pop(request_id, None)
+
+    def _is_live(self, candidate: _Candidate) -> bool:
+        return self._candidates.get(candidate.item.request_id) is candidate
 
     def take_fitting(self, backlog: Backlog, now_s: float) -> list[Item]:
         """Return requests for which there is room again, the important first. O(log n).
@@ -75,14 +85,15 @@ class Relegated:
         tries = RESTORE_TRIES
         for importance in sorted(self._queues):
             queue = self._queues[importance]
+            left = max(1, tries)  # everybody gets a try, however many stand before
             for _ in range(len(queue)):
-                if tries == 0:
-                    return []
+                if left == 0:
+                    break
                 candidate = queue.popleft()
                 item = candidate.item
-                if self._candidates.get(item.request_id) is not candidate:
+                if not self._is_live(candidate):
                     continue
-                tries -= 1
+                left, tries = left - 1, tries - 1
                 work_s = item.work_s * RESTORE_HEADROOM
                 if item.due_at - work_s < now_s:
                     del self._candidates[item.request_id]

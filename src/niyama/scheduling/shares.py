@@ -28,8 +28,12 @@ SHARE_WINDOW_S: Final = 60.0
 FOLLOW_EVERY_S: Final = 1.0
 """The shares are found anew so often. O(tenants log tenants)."""
 
-FORGET_S: Final = 1800.0
+FORGET_S: Final = 300.0
 """A tenant that asks for nothing for so long is forgotten."""
+
+MAX_TENANTS: Final = 512
+"""So many are told apart at an importance; tenants are named by clients, and the plan waits for the shares.
+Beyond it the one that has asked for nothing for the longest is forgotten."""
 
 WITHIN: Final = 8
 BEYOND: Final = 16
@@ -94,9 +98,12 @@ class Shares:
     def arrive(self, request: Request, num_tokens: int, now_s: float) -> None:
         """Count the prefill of a request. O(1)."""
         accounts = self._accounts.setdefault(int(request.importance), {})
-        account = accounts.get(request.tenant)
+        account = accounts.pop(request.tenant, None)
         if account is None:
-            account = accounts[request.tenant] = Account()
+            account = Account()
+            if len(accounts) >= MAX_TENANTS:
+                del accounts[next(iter(accounts))]
+        accounts[request.tenant] = account  # the last to ask comes last
         account.weight = request.tenant_weight
         account.last_at = now_s
         account.prefills.add(num_tokens, now_s)

@@ -6,6 +6,7 @@ import json
 import random
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from niyama.bench.recordedrun import RecordedRun, join
@@ -103,7 +104,8 @@ def record(requests: Sequence[Arrival], policy: str = "niyama", truth: StepTime 
         engine.step()
     # As through a file: what JSON does not keep would be lost here.
     calls = [json.loads(json.dumps(call)) for call in calls]
-    return join("simulated", header(), [_record(one, engine.ended_at) for one in served], calls)
+    stalled = [set(call["stalled"]) for call in calls if call["call"] == "begin"]
+    return join("simulated", header(), [_record(one, engine.ended_at, stalled) for one in served], calls)
 
 
 def save(run: RecordedRun, folder: Path) -> Path:
@@ -115,11 +117,13 @@ def save(run: RecordedRun, folder: Path) -> Path:
     return folder
 
 
-def _record(served: Served, ended_at: Sequence[float]) -> Record:
+def _record(served: Served, ended_at: Sequence[float], stalled: Sequence[set[str]]) -> Record:
     request = served.request
     assert served.num_preempted == 0
     first = bisect_left(ended_at, served.first_at)
-    token_at = list(ended_at[first : first + served.num_tokens])
+    steps = zip(ended_at[first:], stalled[first:], strict=True)
+    ran = (at for at, sitting in steps if request.request_id not in sitting)
+    token_at = list(islice(ran, served.num_tokens))
     assert token_at[-1] == served.finished_at
     return Record(
         id=request.request_id.split("-")[2],

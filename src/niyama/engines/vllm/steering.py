@@ -65,7 +65,9 @@ class Levers:
             held = [*held, order.pop()]
         scheduler.max_num_scheduled_tokens = min(budget, self._full_budget) or self._full_budget
         for request in self._passed_over(held, plan.stalled, prefilling, requests):
-            request.next_decode_eligible_step = scheduler.current_step + 2
+            # With pipeline parallelism vLLM itself may make a decode wait for longer.
+            wait_until = scheduler.current_step + 2
+            request.next_decode_eligible_step = max(request.next_decode_eligible_step, wait_until)
         self._order_running(order, held, prefilling, views)
         order += plan.spares
         for queue in self.queues:
