@@ -66,7 +66,13 @@ def test_process_is_deaf_to_an_interrupt() -> None:
 def test_interrupted_command_ends_quietly_and_leaves_nobody_behind(words: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "niyama", *words.split(), "--jobs", "2"]
     with (tmp_path / "stderr").open("w+") as stderr:
-        process = subprocess.Popen(command, stderr=stderr, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stderr=stderr,
+            start_new_session=True,
+            # Where the tests run in the background, interrupts are ignored, and that is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
         try:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
             if not children.exists():
