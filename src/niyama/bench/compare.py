@@ -155,7 +155,8 @@ class Comparer:
                 self.knees[policy] = self._knee(policy, KNEE)
             if len(self.what.chunks) == 1:
                 self.best_chunk[policy] = self.what.chunks[0]
-            elif self.what.wants_knee and self.knees[policy]["load"]:
+                continue
+            if self.what.wants_knee and self.knees[policy]["load"]:
                 self.best_chunk[policy] = self.knees[policy]["chunk"]
             else:
                 self.best_chunk[policy] = self._best_at_load_1(policy)

@@ -26,7 +26,7 @@ def test_stock_is_vllm_without_us() -> None:
     assert after(found, "--max-num-batched-tokens") == "320"
     assert after(found, "--seed") == "3"
     assert "--scheduling-policy" not in found
-    assert not any("niyama" in word for word in found)
+    assert not any("niyama" in word for word in found[1:]), "Python's own path may say anything"
 
 
 def test_stock_by_priority_says_so() -> None:
