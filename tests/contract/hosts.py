@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+from tests.orderless import Orderless
+
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.ledger import Job, Phase
 from niyama.scheduling.niyama import NiyamaPolicy
@@ -76,7 +78,7 @@ class Observed(BasePolicy):
         return sum(p.num_tokens for p in done if self.name_of(p.request_id) == name)
 
 
-class _Script(BasePolicy):
+class _Script(Orderless):
     """Serves prefills in the order of a list of names, one after the other; others follow as they came.
 
     Attributes:
@@ -122,15 +124,6 @@ class _Script(BasePolicy):
             slack_s=slack_s,
             is_late=predicted_s > slack_s,
         )
-
-    def _enqueue(self, job: Job, now_s: float) -> None:
-        pass
-
-    def _dequeue(self, job: Job) -> None:
-        pass
-
-    def _has_backlog(self) -> bool:
-        return False
 
 
 class Scripted(Observed, _Script):

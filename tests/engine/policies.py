@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tests.orderless import Orderless
+
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.deadlines import Anchor
 from niyama.scheduling.ledger import Job, Phase
@@ -14,7 +16,7 @@ from niyama.scheduling.niyama import NiyamaPolicy
 from niyama.scheduling.policy import BatchShape, Chunk, LatencyModel, Limits, Plan
 
 
-class Adversary(BasePolicy):
+class Adversary(Orderless):
     """Plans at random: any order, budgets too small, prefills and decodes passed over, unknown ids."""
 
     name = "adversary"
@@ -45,15 +47,6 @@ class Adversary(BasePolicy):
             held=[*(i for i in started if draw.random() < 0.8), "unknown"],
             stalled=[*(i for i in decoding if draw.random() < 0.3), "unknown"],
         )
-
-    def _enqueue(self, job: Job, now_s: float) -> None:
-        pass
-
-    def _dequeue(self, job: Job) -> None:
-        pass
-
-    def _has_backlog(self) -> bool:
-        return False
 
 
 def adversary(seed: int) -> Callable[..., BasePolicy]:

@@ -28,7 +28,7 @@ def save_picture(result: Mapping[str, Any], path: Path) -> bool:
         return False
     with figure(ncols=len(parts), squeeze=False, figsize=(5.5 * len(parts), 4.2)) as (canvas, axes):
         for place, (kind, content) in zip(axes[0], parts, strict=True):
-            (_late if kind == "late" else _knees)(place, content, result["policies"])
+            (_late if kind == "late" else draw_knees)(place, content, result["policies"])
         said = f"{result['engine']['description']}; vLLM {result['versions']['vllm']}"
         canvas.suptitle(textwrap.fill(said, TITLE_WIDTH * len(parts)), fontsize=9, color="#555555")
         save_png(canvas, path)
@@ -64,7 +64,7 @@ def _shown(share: float) -> float:
     return max(LEAST_SHOWN, 100.0 * share)
 
 
-def _knees(axes: Any, knees: Mapping[str, Mapping[str, Any]], policies: Sequence[str]) -> None:
+def draw_knees(axes: Any, knees: Mapping[str, Mapping[str, Any]], policies: Sequence[str]) -> None:
     """Draw the highest load that keeps every class in time."""
     for number, policy in enumerate(policies):
         if policy in knees:

@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from niyama.bench.comparepicture import draw_knees
 from niyama.bench.findings import findings, group, late_all, mean_of, spread_of
 from niyama.bench.plots import colour, data_uri, figure
 from niyama.bench.scenarios import WORDS
@@ -217,9 +218,5 @@ def _throughput(of_policy: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 def _knees(result: Mapping[str, Any]) -> str:
     with figure() as (canvas, axes):
-        for number, (policy, knee) in enumerate(result["knees"].items()):
-            axes.bar(number, knee["load"], 0.7, color=colour(policy, number))
-        axes.set_xticks(range(len(result["knees"])), list(result["knees"]))
-        highest = max(knee["load"] for knee in result["knees"].values())
-        axes.set(ylabel="load (1 = what stock vLLM sustains)", ylim=(0, 1.1 * highest or 1.0))
+        draw_knees(axes, result["knees"], result["policies"])
         return data_uri(canvas)

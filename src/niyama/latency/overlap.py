@@ -64,7 +64,7 @@ class Overlap:
         shape: BatchShape,
         duration_s: float,
         following: BatchShape | None,
-        launch_s: float,
+        launch_s: float | None,
         waited_s: float = 0.0,
     ) -> Sequence[Lesson] | None:
         """Take note of a step's end.
@@ -73,7 +73,8 @@ class Overlap:
             shape: The step.
             duration_s: Since the output before, or since its launch if it came later.
             following: The next step, if it was launched before this output; None without overlap.
-            launch_s: How long the launch of `following` took.
+            launch_s: How long the launch of `following` took; None if that is not known, and then nothing is
+                learned of launches.
             waited_s: Since when it has been over; 0 if that is not known.
 
         Returns:
@@ -81,10 +82,10 @@ class Overlap:
         """
         ahead_s, self.ahead_s = self.ahead_s, 0.0
         holds = following is not None and following.num_prefill_tokens > 0
-        if following is not None and holds:
+        if following is not None and holds and launch_s is not None:
             may_be_held = waited_s <= max(_PROMPT_S, _PROMPT_SHARE * launch_s)
             self._note_launch(shape, duration_s, following, launch_s if may_be_held else 0.0, ahead_s)
-        elif not self._run:
+        elif not holds and not self._run:
             return None
         self._run.append(Lesson(shape, duration_s))
         if holds and len(self._run) < MAX_RUN:

@@ -131,8 +131,6 @@ class NiyamaPolicy(BasePolicy):
         self._found_share = None if late is None else 1.0
         if late is None or slack_s == math.inf or self.load.level > 0 or self._sat_in_vain:
             return nobody
-        if limits.tokens_per_decode > 1:
-            return nobody  # whether all models with speculation bear it is not known
         if not self.ledger.jobs[late.request_id].request.slo.is_interactive:
             return nobody
         all_due = self.pacer.all_due(self.ledger.num_launches)

@@ -70,6 +70,9 @@ def sit_out(
 
     Cost: O(decodes).
     """
+    nobody = Sitting([], decodes, 1.0)
+    if limits.tokens_per_decode > 1:
+        return nobody  # whether models with recurrent state bear a gap in speculation is not known
     until_at = now_s + max(0.0, slack_s) + GUARD_S
     jobs: list[Job] = []
     for request_id, due_at in all_due:
@@ -77,12 +80,11 @@ def sit_out(
         if due_at > until_at and (job.request.slo.tbt_s or math.inf) > tightest_tbt_s:
             jobs.append(job)
     context = sum([job.request.num_prompt_tokens + ledger.num_output_tokens(job) for job in jobs])
-    nobody = Sitting([], decodes, 1.0)
     if not jobs or context > limits.free_kv_tokens or len(jobs) > limits.free_seqs:
         return nobody
     others = BatchShape(
         0,
-        decodes.num_decode_tokens - len(jobs) * limits.tokens_per_decode,
+        decodes.num_decode_tokens - len(jobs),
         max(0, decodes.decode_context - context),
     )
     with_all = model.largest_chunk(decodes, 0, time_s, limits.token_budget)

@@ -5,8 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from niyama.bench.reproduce import chunks, run
 from niyama.bench.reproduce.registry import FIGURES
 from niyama.bench.reproduce.tasks import StepSizes
 from niyama.cli import main
+from niyama.sim.pool import Workers, worker_processes
 
 
 @pytest.mark.parametrize(
@@ -170,8 +171,14 @@ def test_a_killed_process_is_one_line_and_status_1(
     others = set(active_children())
     killed = FIGURES[0]._replace(name="killed", compute=kill)
     monkeypatch.setattr("niyama.bench.reproduce.registry.FIGURES", (killed,))
-    one = partial(ProcessPoolExecutor, 1)
-    monkeypatch.setattr(run, "ProcessPoolExecutor", lambda jobs, **more: one(**more))
+
+    @contextmanager
+    def one(jobs: int, **more: Any) -> Iterator[Workers]:
+        with worker_processes(1, **more) as workers:
+            workers.submit(os.getpid).result()
+            yield workers
+
+    monkeypatch.setattr(run, "worker_processes", one)
     assert main(["reproduce", "--jobs", "2", "--out", str(tmp_path)]) == 1
     err = capsys.readouterr().err
     assert "niyama: error: a process was killed" in err

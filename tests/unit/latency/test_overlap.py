@@ -161,3 +161,14 @@ def test_who_waits_for_the_device_learns_of_no_work_done_ahead() -> None:
     assert overlap.launch_s(MIXED) == 0.0
     overlap.end(MIXED, real_s, MIXED, launch_s=0.0005, waited_s=0.0)
     assert overlap.ahead_s == pytest.approx(0.0005), "no further ahead than the launch is long"
+
+
+def test_a_launch_of_unknown_length_teaches_nothing_of_launches() -> None:
+    overlap = Overlap(OnlineModel())
+    for _ in range(20):
+        overlap.end(DECODES, 0.03, MIXED, launch_s=0.03)
+    before = overlap.launch_s(MIXED)
+    for _ in range(200):
+        assert overlap.end(DECODES, 0.03, MIXED, launch_s=None) is not None
+        assert overlap.ahead_s == 0.0
+    assert overlap.launch_s(MIXED) == before > 0.0

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
@@ -21,6 +19,7 @@ from niyama.bench.reproduce.lab import Lab
 from niyama.bench.reproduce.page import Page
 from niyama.bench.reproduce.registry import Figure
 from niyama.bench.reproduce.scale import Scale, note
+from niyama.sim.pool import worker_processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,37 +86,28 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 def _workers(jobs: int) -> Iterator[Executor | None]:
     """Yield processes for tasks, None for this one; whatever interrupts the block ends them at once.
 
-    They ignore an interrupt from the keyboard, which goes to all processes: this one ends them.
+    Without processes an interrupt ends the simulation itself, which asyncio would wait for.
     """
     if jobs == 1:
-        with _keyboard(_interrupt):
+        with _interrupted_at_once():
             yield None
         return
-    others = set(active_children())
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as executor:
-        with _keyboard(signal.SIG_IGN):
-            executor.submit(os.getpid)  # starts all processes, which inherit what is ignored
-        try:
-            yield executor
-        except BaseException:
-            for process in set(active_children()) - others:
-                process.terminate()
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
+    with worker_processes(jobs, start_method="spawn") as workers:
+        yield workers
 
 
 def _interrupt(*signalled: object) -> None:
-    """Interrupt a simulation in this process, which asyncio would wait for."""
+    """Not Python's own handler: asyncio puts another in that one's place, and waits."""
     raise KeyboardInterrupt
 
 
 @contextmanager
-def _keyboard(handler: Any) -> Iterator[None]:
-    """Handle an interrupt from the keyboard in another way; only the main thread can."""
+def _interrupted_at_once() -> Iterator[None]:
+    """Let Ctrl-C raise where the program is; only the main thread can."""
     if current_thread() is not main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, handler)
+    before = signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
     finally:

@@ -103,6 +103,8 @@ class Flight:
         if not self._steps:
             return self._overlap.end(shape, duration_s, None, 0.0)
         following = self._steps[0]
-        launch_s = max(0.0, self._launch_over_at - following.launched_at)
+        # Where sampling waits for a grammar, vLLM has not asked yet, and the launch's end is not known.
+        is_known = self._launch_over_at >= following.launched_at
+        launch_s = self._launch_over_at - following.launched_at if is_known else None
         waited_s = now_s - self._launch_over_at
         return self._overlap.end(shape, duration_s, following.launch.shape, launch_s, waited_s)
