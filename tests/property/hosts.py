@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from zlib import crc32
 
+from tests.property.enginestep import BLOCK, EngineStep, Event
+
 from niyama.latency import LinearProfile
 from niyama.latency.profiles import LinearCost
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.laws import check_kv, check_plan, check_state, check_times
 from niyama.scheduling.ledger import Phase
-from niyama.scheduling.policy import BatchShape, Launch, Limits, Plan, Prefill, Request, StepOutcome
+from niyama.scheduling.policy import Launch, Limits, Plan, Request, StepOutcome
 from niyama.scheduling.promises import Promises, Verdict
-
-BLOCK = 16
 
 
 def linear_model(
@@ -44,14 +44,6 @@ def least_slack_s(request: Request, token_at: list[float]) -> float:
     if slo.ttlt_s is not None:
         slacks.append(request.arrived_at + slo.ttlt_s - token_at[-1])
     return min(slacks)
-
-
-class Event(NamedTuple):
-    """What happened to a request, and when."""
-
-    at: float
-    request_id: str
-    what: str
 
 
 @dataclass(slots=True)
@@ -166,7 +158,8 @@ class Host:
         check_state(self.policy)
         self.plans.append(plan)
         self._note(plan, start_s)
-        step = _Step(self, plan)
+        self.seen["sits out"] += len(plan.stalled)
+        step = EngineStep(self, plan)
         step.realise()
         if not step.prefills and not step.decodes and not step.preempted:
             return False
@@ -273,96 +266,3 @@ class Host:
                 assert (job.computed, job.remaining) == (x.computed, x.num_tokens - x.computed), i
         decoding = [x for x in self.live.values() if x.phase is Phase.DECODING]
         assert ledger.decode_shape()[1:3] == (len(decoding), sum(x.computed for x in decoding))
-
-
-class _Step:
-    """One `schedule()` of the engine."""
-
-    def __init__(self, host: Host, plan: Plan) -> None:
-        self.host = host
-        self.plan = plan
-        self.tokens = plan.budget
-        self.prefills: dict[str, Prefill] = {}
-        self.decodes: list[str] = []
-        self.preempted: list[str] = []
-        self.done: set[str] = set()
-        self.shape = BatchShape(0, 0)
-
-    def realise(self) -> None:
-        host, plan = self.host, self.plan
-        rank = {c.request_id: n for n, c in enumerate(plan.chunks, 1)}
-        for i in plan.held:
-            rank[i] = len(rank) + len(plan.chunks) + 1
-        host._running.sort(key=lambda x: rank.get(x.request.request_id, 0))
-        chunks, passed_over = dict(plan.chunks), host.stalls.union(plan.stalled)
-        for x in list(host._running):
-            i = x.request.request_id
-            if i in self.preempted:
-                continue
-            if x.phase is Phase.DECODING:
-                if i not in passed_over and x.launched < x.request.max_tokens and self._allocate(x, 1):
-                    self.decodes.append(i)
-            elif i in chunks and self._allocate(x, chunks[i]):
-                self._run(x, chunks[i])
-        waiting = [(i, n) for i, n in plan.chunks if host.live[i].phase is Phase.WAITING]
-        waiting += [(i, 0) for i in plan.spares if host.live[i].phase is Phase.WAITING]
-        self.tokens -= len(self.decodes) * (1 + host.num_spec)
-        for i, planned in waiting:
-            if self.preempted or not self._start(host.live[i], planned):
-                break
-        decodes = [host.live[i] for i in self.decodes]
-        num_tokens = len(decodes) * (1 + host.num_spec)
-        self.shape = self.shape._replace(
-            num_decode_tokens=num_tokens, decode_context=sum(x.computed for x in decodes)
-        )
-
-    def _start(self, x: Live, planned: int) -> bool:
-        host = self.host
-        x.computed = x.num_cached
-        num_tokens = min(x.num_tokens - x.computed, planned or self.tokens, self.tokens)
-        x.computed = x.num_cached if num_tokens > 0 else 0
-        if num_tokens <= 0 or len(host._running) >= host.max_seqs or not self._allocate(x, num_tokens):
-            x.computed = 0
-            return False
-        host._running.append(x)
-        host.seen["spare"] += planned == 0
-        if x.scheduled_at is None:
-            x.scheduled_at = max(host.now_s, host._free_at)
-        self._run(x, num_tokens)
-        return True
-
-    def _run(self, x: Live, num_tokens: int) -> None:
-        host = self.host
-        i = x.request.request_id
-        at = max(host.now_s, host._free_at)
-        host.events.append(Event(at, i, f"prefill {num_tokens}"))
-        x.is_held = False
-        self.shape = self.shape.with_chunk(num_tokens, x.computed)
-        x.computed += num_tokens
-        self.tokens -= num_tokens
-        self.prefills[i] = Prefill(i, num_tokens, x.computed, x.num_tokens - x.computed)
-        if x.computed == x.num_tokens:
-            x.phase = Phase.DECODING
-            self.done.add(i)
-        else:
-            x.phase = Phase.PREFILLING
-
-    def _allocate(self, x: Live, num_tokens: int) -> bool:
-        """Give it blocks for so many more tokens; running ones may take them from the last."""
-        host = self.host
-        needed = -(-(x.computed + num_tokens) // BLOCK)
-        while needed - x.blocks > host.free_blocks:
-            if x.phase is Phase.WAITING:
-                return False
-            victim = host._running.pop()
-            self._preempt(victim)
-            if victim is x:
-                return False
-        x.blocks = max(x.blocks, needed)
-        return True
-
-    def _preempt(self, x: Live) -> None:
-        i = x.request.request_id
-        self.preempted.append(i)
-        self.host.events.append(Event(max(self.host.now_s, self.host._free_at), i, "preempt"))
-        x.phase, x.computed, x.blocks, x.num_cached, x.is_held = Phase.WAITING, 0, 0, 0, False

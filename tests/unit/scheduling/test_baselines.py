@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.property.hosts import Event, Host, linear_model
+from tests.property.enginestep import Event
+from tests.property.hosts import Host, linear_model
 
 from niyama.qos import Importance, Slo
 from niyama.scheduling.baselines import DEFAULT_CHUNK

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from tests.property.hosts import Event, Host, linear_model
+from tests.property.enginestep import Event
+from tests.property.hosts import Host, linear_model
 
 from niyama.qos import Importance, Slo
 from niyama.scheduling.niyama import RESERVE_SHARE, NiyamaPolicy
