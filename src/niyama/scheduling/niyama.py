@@ -31,7 +31,7 @@ from niyama.scheduling.policy import BatchShape, LatencyModel, Launch, Limits, P
 from niyama.scheduling.priority import hybrid_key
 from niyama.scheduling.relegation import Relegated, find_victim
 from niyama.scheduling.shares import BEYOND, NUM_STANDINGS, WITHIN, Shares
-from niyama.scheduling.sitting import PRESSED_S, Sitting, sit_out
+from niyama.scheduling.sitting import GUARD_STEPS, PRESSED_STEPS, Sitting, sit_out
 
 DRIFT: Final = 1.2
 """The backlog's work is measured anew when the service time of a token changes by this factor."""
@@ -127,7 +127,7 @@ class NiyamaPolicy(BasePolicy):
     def _sit_out(self, now_s: float, slack_s: float, time_s: float, limits: Limits) -> Sitting:
         """Return which decodes sit this step out: some if a prefill that is read along is urgent."""
         nobody = self._nobody(limits)
-        late = self.backlog.first_late(now_s + PRESSED_S)
+        late = self.backlog.first_late(now_s + PRESSED_STEPS * self.step_s)
         self._found_share = None if late is None else 1.0
         if late is None or slack_s == math.inf or self.load.level > 0 or self._sat_in_vain:
             return nobody
@@ -135,8 +135,9 @@ class NiyamaPolicy(BasePolicy):
             return nobody
         all_due = self.pacer.all_due(self.ledger.num_launches)
         tightest_s = min(self.paces, default=math.inf)
+        until_at = now_s + max(0.0, slack_s) + GUARD_STEPS * self.step_s
         found = sit_out(
-            self.ledger, all_due, nobody.decodes, tightest_s, now_s, slack_s, time_s, limits, self.model
+            self.ledger, all_due, nobody.decodes, tightest_s, until_at, time_s, limits, self.model
         )
         self._found_share = found.share
         return found

@@ -15,11 +15,11 @@ from typing import Final, NamedTuple
 from niyama.scheduling.ledger import Job, Ledger
 from niyama.scheduling.policy import BatchShape, LatencyModel, Limits
 
-PRESSED_S: Final = 1.0
-"""A prefill is urgent if it would be late should service start so much later."""
+PRESSED_STEPS: Final = 20.0
+"""A prefill is urgent if it would be late should service start so many average steps later."""
 
-GUARD_S: Final = 0.1
-"""Who sits out must have so much time beyond this step."""
+GUARD_STEPS: Final = 2.0
+"""Who sits out must have the time of so many average steps beyond this one."""
 
 MIN_GAIN: Final = 0.1
 """The chunk must grow by this share, or nobody sits out."""
@@ -47,8 +47,7 @@ def sit_out(
     all_due: Iterable[tuple[str, float]],
     decodes: BatchShape,
     tightest_tbt_s: float,
-    now_s: float,
-    slack_s: float,
+    until_at: float,
     time_s: float,
     limits: Limits,
     model: LatencyModel,
@@ -61,8 +60,7 @@ def sit_out(
         decodes: The step without prefill if all run.
         tightest_tbt_s: Who was promised this TBT never sits out: a flood of such requests is no burst,
             and their tokens would pile up.
-        now_s: Instant at which the step starts.
-        slack_s: Time until the tightest is due, seconds, finite.
+        until_at: Who is due by then runs.
         time_s: Time for the whole step, seconds.
         limits: What the engine can take; whoever sits out holds its seat and its KV for longer, so
             there must be as many free.
@@ -73,7 +71,6 @@ def sit_out(
     nobody = Sitting([], decodes, 1.0)
     if limits.tokens_per_decode > 1:
         return nobody  # whether models with recurrent state bear a gap in speculation is not known
-    until_at = now_s + max(0.0, slack_s) + GUARD_S
     jobs: list[Job] = []
     for request_id, due_at in all_due:
         job = ledger.jobs[request_id]
