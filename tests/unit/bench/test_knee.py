@@ -61,3 +61,11 @@ def test_every_class_has_to_be_in_time() -> None:
 def test_a_run_with_errors_does_not_pass() -> None:
     assert passes({"errors": 0, "late_share": {"all": 0.0, "a": 0.0}})
     assert not passes({"errors": 1, "late_share": {"all": 0.0, "a": 0.0}})
+
+
+def test_luck_beyond_a_load_that_breaks_is_not_believed() -> None:
+    async def holds(load: float) -> bool:
+        return load <= 0.9
+
+    known = {0.85: True, 1.0: False, 1.3: True}
+    assert asyncio.run(raise_knee(holds, known=known)) == pytest.approx(0.9)

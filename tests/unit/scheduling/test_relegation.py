@@ -108,3 +108,23 @@ def test_take_fitting_everybody_has_a_turn() -> None:
     taken = [relegated.take_fitting(full, 0.0) for _ in range(4)]
     assert [i.request_id for items in taken for i in items] == ["small"]
     assert len(relegated) == 3 * RESTORE_TRIES
+
+
+def test_who_comes_and_goes_leaves_nothing_behind() -> None:
+    relegated = Relegated()
+    for number in range(5):
+        relegated.add(item(f"stays{number}", 1.0, 9.0, 0))
+    for number in range(5000):
+        relegated.add(item(f"goes{number}", 1.0, 9.0, 1))
+        relegated.discard(f"goes{number}")
+    assert sum(map(len, relegated._queues.values())) < 100
+    assert len(relegated) == 5
+
+
+def test_those_behind_a_crowd_that_does_not_fit_get_their_try() -> None:
+    relegated = Relegated()
+    for number in range(2 * RESTORE_TRIES):
+        relegated.add(item(f"large{number}", 50.0, 100.0, 0))
+    relegated.add(item("small", 1.0, 9.0, 1))
+    busy = backlog(("runs", 60.0, 100.0, 0), ("and", 30.0, 101.0, 0))
+    assert [i.request_id for i in relegated.take_fitting(busy, 0.0)] == ["small"]

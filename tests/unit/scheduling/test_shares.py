@@ -4,7 +4,15 @@ import pytest
 
 from niyama.qos import Importance, Slo
 from niyama.scheduling.policy import Request
-from niyama.scheduling.shares import BEYOND, FORGET_S, NUM_STANDINGS, SHARE_WINDOW_S, WITHIN, Shares
+from niyama.scheduling.shares import (
+    BEYOND,
+    FORGET_S,
+    MAX_TENANTS,
+    NUM_STANDINGS,
+    SHARE_WINDOW_S,
+    WITHIN,
+    Shares,
+)
 
 
 def ask(
@@ -138,3 +146,15 @@ def test_tenant_that_is_gone_for_long_is_forgotten() -> None:
     shares.arrive(ask("b"), 100, FORGET_S + 1.0)
     shares.follow(FORGET_S + 1.0)
     assert not shares.is_shared(Importance.NORMAL)
+
+
+def test_however_many_tenants_clients_name_the_oldest_are_forgotten() -> None:
+    shares = Shares()
+    for number in range(3 * MAX_TENANTS):
+        shares.arrive(ask(f"t{number}-"), 100, 0.0)
+        shares.arrive(ask("regular"), 100, 0.0)
+    accounts = shares._accounts[int(Importance.NORMAL)]
+    assert len(accounts) == MAX_TENANTS
+    assert "regular" in accounts, "who keeps asking is kept"
+    assert f"t{3 * MAX_TENANTS - 1}-" in accounts
+    assert "t0-" not in accounts

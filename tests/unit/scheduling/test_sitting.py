@@ -9,7 +9,7 @@ from tests.property.hosts import Host, linear_model
 
 from niyama.qos import Slo
 from niyama.scheduling.niyama import NiyamaPolicy
-from niyama.scheduling.policy import Limits, Plan, Request
+from niyama.scheduling.policy import Launch, Limits, Plan, Request
 from niyama.scheduling.sitting import MIN_GAIN, sit_out
 
 ROOMY = Limits(token_budget=4096, free_seqs=64, free_kv_tokens=1_000_000)
@@ -108,3 +108,30 @@ def test_sitting_is_lawful_whatever_runs(
     assert found.decodes.num_decode_tokens == decodes.num_decode_tokens - len(found.request_ids)
     more = policy.model.largest_chunk(found.decodes, 0, time_s, 4096)
     assert more > (1 + MIN_GAIN) * policy.model.largest_chunk(decodes, 0, time_s, 4096)
+
+
+def test_who_is_paced_like_the_tightest_runs_however_far_ahead_it_is() -> None:
+    host = decoding(ahead=(READER, 12))
+    for _ in range(12):
+        host.step()  # without prefill a step takes half the TBT, so that all of them earn slack
+    host.arrive(Request("fresh", host.now_s, READER, 16, 900), 800)
+    host.step()
+    urge(host)
+    pressed = plan(host)
+    due = dict(host.policy.pacer.all_due(host.policy.ledger.num_launches))
+    assert min(due[f"ahead{n}"] for n in range(12)) > due["fresh"] + 1.0, "they would have the time"
+    assert pressed.chunks
+    assert not pressed.stalled
+
+
+def test_nobody_sits_out_again_for_a_prefill_that_did_not_run() -> None:
+    host = decoding(reader=(READER, 1), batch=(BATCH, 12))
+    urge(host)
+    policy = host.policy
+    first = plan(host)
+    assert first.stalled
+    shape = policy.ledger.decode_shape()._replace(num_decode_tokens=1)
+    policy.begin(Launch(host.now_s, [], shape, first.stalled))
+    assert not plan(host).stalled
+    policy.begin(Launch(host.now_s, [], policy.ledger.decode_shape()))
+    assert plan(host).stalled, "later it is tried again"
