@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from tests.property.hosts import Host, linear_model
 
 from niyama.qos import Slo
 from niyama.scheduling.niyama import NiyamaPolicy
-from niyama.scheduling.policy import Launch, Limits, Plan, Request
+from niyama.scheduling.policy import Launch, Limits, Plan, Request, StepOutcome
 from niyama.scheduling.sitting import MIN_GAIN, sit_out
 
 ROOMY = Limits(token_budget=4096, free_seqs=64, free_kv_tokens=1_000_000)
@@ -131,7 +133,13 @@ def test_nobody_sits_out_again_for_a_prefill_that_did_not_run() -> None:
     first = plan(host)
     assert first.stalled
     shape = policy.ledger.decode_shape()._replace(num_decode_tokens=1)
-    policy.begin(Launch(host.now_s, [], shape, first.stalled))
+
+    def run_without_prefill(stalled: Sequence[str]) -> None:
+        launch = Launch(host.now_s, [], shape, stalled)
+        policy.begin(launch)
+        policy.observe(StepOutcome(launch, host.now_s, host.now_s + 1e-3))
+
+    run_without_prefill(first.stalled)
     assert not plan(host).stalled
-    policy.begin(Launch(host.now_s, [], policy.ledger.decode_shape()))
+    run_without_prefill(())
     assert plan(host).stalled, "later it is tried again"
