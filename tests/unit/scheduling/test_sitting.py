@@ -128,18 +128,20 @@ def test_who_is_paced_like_the_tightest_runs_however_far_ahead_it_is() -> None:
 
 def test_nobody_sits_out_again_for_a_prefill_that_did_not_run() -> None:
     host = decoding(reader=(READER, 1), batch=(BATCH, 12))
-    urge(host)
+    urge(host, Slo(ttft_s=4.0, tbt_s=0.5))
     policy = host.policy
     first = plan(host)
     assert first.stalled
     shape = policy.ledger.decode_shape()._replace(num_decode_tokens=1)
 
-    def run_without_prefill(stalled: Sequence[str]) -> None:
-        launch = Launch(host.now_s, [], shape, stalled)
+    def next_plan(number: int, stalled: Sequence[str]) -> Plan:
+        """Let a step without prefill take the reader's whole TBT, so that its slack stays what it is."""
+        started_at = host.now_s + 0.5 * (number - 1)
+        launch = Launch(started_at, [], shape, stalled)
         policy.begin(launch)
-        policy.observe(StepOutcome(launch, host.now_s, host.now_s + 1e-3))
+        policy.observe(StepOutcome(launch, started_at, started_at + 0.5, is_clean=False))
+        return policy.plan(started_at + 0.5, ROOMY)
 
-    run_without_prefill(first.stalled)
-    assert not plan(host).stalled
-    run_without_prefill(())
-    assert plan(host).stalled, "later it is tried again"
+    second = next_plan(1, first.stalled)
+    assert (second.slack_s, second.stalled) == (first.slack_s, [])
+    assert next_plan(2, ()).stalled, "later it is tried again"
