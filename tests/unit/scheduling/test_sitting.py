@@ -127,7 +127,11 @@ def test_who_is_paced_like_the_tightest_runs_however_far_ahead_it_is() -> None:
 
 
 def test_nobody_sits_out_again_for_a_prefill_that_did_not_run() -> None:
-    host = decoding(reader=(READER, 1), batch=(BATCH, 12))
+    host = decoding(batch=(BATCH, 12))
+    for _ in range(12):
+        host.step()  # they earn time enough for the steps to come
+    host.arrive(Request("reader", host.now_s, READER, 16, 900), 800)
+    host.step()
     urge(host, Slo(ttft_s=4.0, tbt_s=0.5))
     policy = host.policy
     first = plan(host)
