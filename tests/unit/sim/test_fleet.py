@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -81,11 +82,16 @@ def test_slack_aware_router_bunches_requests_with_a_pace() -> None:
 
 
 def test_bunched_paces_leave_the_fleet_more_throughput() -> None:
-    done_at = {}
+    # The time that all devices need, not the last one's: which replica ends last is luck.
+    device_s = {}
     for name in ("least-loaded", "slack-aware"):
-        setup = Setup(policy="niyama", num_replicas=4, router=ROUTERS[name])
-        done_at[name] = simulate(setup, WORKLOAD.requests(22.0, 4000)).simulated_s
-    assert done_at["slack-aware"] < 0.97 * done_at["least-loaded"]
+        total_s = 0.0
+        for seed in range(2):
+            setup = Setup(policy="niyama", num_replicas=4, router=ROUTERS[name])
+            run = simulate(setup, replace(WORKLOAD, seed=seed).requests(22.0, 4000))
+            total_s += sum(replica.now_s for replica in run.replicas)
+        device_s[name] = total_s
+    assert device_s["slack-aware"] < 0.97 * device_s["least-loaded"]
 
 
 def test_reports_are_renewed_once_per_period_and_count_what_was_sent_since() -> None:
