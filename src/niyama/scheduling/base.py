@@ -84,9 +84,13 @@ class BasePolicy:
             request.qos_class, request.tenant, request.max_tokens, hint=request.expected_output_tokens
         )
         job = self.ledger.arrive(request, expected)
-        job.due_at = prefill_due_at(request, expected, self.step_s)
+        job.due_at = prefill_due_at(request, expected, self.decode_step_s(request, expected))
         self._count_pace(request, 1)
         self._enqueue(job, now_s)
+
+    def decode_step_s(self, request: Request, expected_output: int) -> float:
+        """Return the time per output token with which a request's prefill is due, seconds."""
+        return self.step_s
 
     def depart(self, request_id: str, now_s: float, *, finished: bool = True) -> None:
         """See `Policy.depart`. O(log n)."""

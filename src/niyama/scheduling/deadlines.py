@@ -20,6 +20,12 @@ Anchor = Literal["strict", "paper"]
 BEST_EFFORT_S = 24 * 3600.0
 """Where a promise sets no deadline for the prefill, it is ordered as if due a day later."""
 
+TIGHTEST_PACES: Final = 1.25
+STEPS_AS_THEY_ARE: Final = 2.0
+LEISURE_SHARE: Final = 1 / 3
+"""Answers with a TTLT are planned with steps so many times the tightest pace (a pace is rounded down by
+up to a fifth), so many times those that are, for at most this share of the time that is left."""
+
 STRETCH: Final = 1.5
 """A pace faster than a decode-only step cannot be kept; it is held to this many such steps, which
 leaves a third of the time to prefills instead of none."""
@@ -51,6 +57,27 @@ def prefill_due_at(request: Request, expected_output: int, decode_step_s: float)
     pace_s = decode_step_s if request.slo.tbt_s is None else min(decode_step_s, request.slo.tbt_s)
     due_at = min(first_token_due_at(request), last_token_due_at(request) - expected_output * pace_s)
     return due_at if math.isfinite(due_at) else request.arrived_at + BEST_EFFORT_S
+
+
+def unhurried_step_s(request: Request, expected_output: int, step_s: float, tightest_s: float) -> float:
+    """Return the step time to plan an answer with, so that it need not hurry the steps of all.
+
+    An answer whose prefill ends just in time for steps as they are binds them to that time, the next one
+    to less, and so on: chunks shrink until the engine does little but launch steps. So there is time for
+    steps a little longer than the tightest promised pace, or than they are, out of what its TTLT leaves.
+
+    Args:
+        request: The request.
+        expected_output: Output tokens expected in all, >= 1.
+        step_s: Average time of a step.
+        tightest_s: The tightest TBT promised to anybody; infinite if none is.
+
+    Returns:
+        Seconds per token, at least `step_s`.
+    """
+    left_s = last_token_due_at(request) - request.arrived_at - expected_output * step_s
+    longest_s = min(TIGHTEST_PACES * tightest_s, STEPS_AS_THEY_ARE * step_s)
+    return step_s + max(0.0, min(longest_s - step_s, LEISURE_SHARE * left_s / expected_output))
 
 
 def needed_pace_s(slo: Slo, time_left_s: float, tokens_left: int, decode_step_s: float) -> float:

@@ -24,7 +24,7 @@ from niyama.compiled import mypyc_attr
 from niyama.scheduling.backlog import Backlog, FullKey, Item
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.chunking import Filled, fill
-from niyama.scheduling.deadlines import Anchor
+from niyama.scheduling.deadlines import Anchor, unhurried_step_s
 from niyama.scheduling.ledger import Job
 from niyama.scheduling.load import Load
 from niyama.scheduling.policy import BatchShape, LatencyModel, Launch, Limits, Plan, Request, StepOutcome
@@ -92,6 +92,11 @@ class NiyamaPolicy(BasePolicy):
         num_tokens = self.ledger.jobs[request.request_id].remaining
         self.load.add(num_tokens * self._token_s, now_s)
         self.shares.arrive(request, num_tokens, now_s)
+
+    def decode_step_s(self, request: Request, expected_output: int) -> float:
+        """See `BasePolicy.decode_step_s`."""
+        tightest_s = min(self.paces, default=math.inf)
+        return unhurried_step_s(request, expected_output, self.step_s, tightest_s)
 
     def depart(self, request_id: str, now_s: float, *, finished: bool = True) -> None:
         """See `Policy.depart`."""

@@ -235,7 +235,7 @@ def turn_of(policy: BasePolicy, request: Request) -> Turn:
         job.due_at = policy._deadline_at(request)
         key = (False, job.due_at + policy.alpha_s * job.remaining, request.arrived_at)
         return Turn((key, request.request_id), job.remaining / policy.prefill_rate, job.due_at)
-    job.due_at = prefill_due_at(request, expected, policy.step_s)
+    job.due_at = prefill_due_at(request, expected, policy.decode_step_s(request, expected))
     work_s = job.remaining * policy.token_s
     if isinstance(policy, FixedChunkPolicy):
         return Turn(((*policy.key(job), request.arrived_at), request.request_id), work_s, job.due_at)

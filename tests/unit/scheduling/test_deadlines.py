@@ -13,6 +13,7 @@ from niyama.scheduling.deadlines import (
     needed_pace_s,
     prefill_due_at,
     second_token_due_at,
+    unhurried_step_s,
 )
 from niyama.scheduling.pacing import PACE_CAP_S, on_grid
 from niyama.scheduling.policy import Request
@@ -50,6 +51,25 @@ def test_token_due_each_promise_counts_from_arrival(slo: Slo, first_at: float, l
 )
 def test_prefill_due_earliest_of_what_is_promised(slo: Slo, due_at: float) -> None:
     assert prefill_due_at(request(slo), expected_output=50, decode_step_s=0.1) == pytest.approx(due_at)
+
+
+@pytest.mark.parametrize(
+    ("ttlt_s", "tightest_s", "step_s"),
+    [
+        (60.0, 0.12, 0.15),  # 1.25 times the tightest pace
+        (60.0, 1.0, 0.2),  # twice the step
+        (60.0, math.inf, 0.2),
+        (8.0, math.inf, 0.12),  # a third of the 3 s that 50 tokens at 0.1 s leave
+        (60.0, 0.05, 0.1),  # never less than a step
+        (4.0, 0.12, 0.1),  # nothing is left
+        (None, 0.12, 0.15),
+    ],
+)
+def test_unhurried_step_is_longer_where_there_is_time(
+    ttlt_s: float | None, tightest_s: float, step_s: float
+) -> None:
+    asked = request(Slo(ttlt_s=ttlt_s))
+    assert unhurried_step_s(asked, 50, 0.1, tightest_s) == pytest.approx(step_s)
 
 
 def test_needed_pace_tbt_is_kept_as_promised() -> None:
