@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from niyama.durations import MAX_DURATION_S
-from niyama.latency import kv_tokens, profile_names
+from niyama.latency import get_profile, kv_tokens, profile_names
+from niyama.latency.profiles import is_profile_file
 from niyama.qos import QosBook, Slo
 from niyama.wording import listed, one_line, shown
 
@@ -62,7 +63,7 @@ class Emulation:
     """A device to imitate.
 
     Attributes:
-        profile: Name of the latency profile, such as `a100-80gb/llama-3-8b/tp1`.
+        profile: Name of the latency profile, such as `a100-80gb/llama-3-8b/tp1`, or of a profile file.
         speedup: How many times faster than the profile, > 0 and at most `MAX_SPEEDUP`.
         kv_tokens: Size of the KV cache in tokens, >= 1; None for what the profile's devices leave.
         async_scheduling: Schedule a step while the one before runs, as vLLM does on GPUs.
@@ -80,10 +81,7 @@ class Emulation:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be imitated."""
-        if self.profile not in profile_names():
-            raise EmulationError(
-                f"profile: {shown(self.profile)} is unknown; allowed: {listed(profile_names())}"
-            )
+        self._check_profile()
         if not _is_number(self.speedup) or not 0 < self.speedup <= MAX_SPEEDUP:
             raise EmulationError(
                 f"speedup: {shown(self.speedup)} is not a speed-up; allowed: a number > 0, "
@@ -96,6 +94,19 @@ class Emulation:
             )
         if self.step_log is not None and (not isinstance(self.step_log, str) or not self.step_log.strip()):
             raise EmulationError(f"step_log: {shown(self.step_log)} is not a path; allowed: a path, or null")
+
+    def _check_profile(self) -> None:
+        if not isinstance(self.profile, str) or not (
+            self.profile in profile_names() or is_profile_file(self.profile)
+        ):
+            raise EmulationError(
+                f"profile: {shown(self.profile)} is unknown; allowed: {listed(profile_names())}, "
+                "or a file of `niyama calibrate`"
+            )
+        try:
+            get_profile(self.profile)
+        except ValueError as error:
+            raise EmulationError(one_line(str(error))) from None
 
     def _check_kv_tokens(self) -> None:
         size = self.kv_tokens

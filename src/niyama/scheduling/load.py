@@ -115,7 +115,7 @@ class Work(Faded):
         self._total = math.fsum(self._by_size.values())
 
 
-class Load(Work):
+class Load(Faded):
     """The work that is offered to the engine, and the alpha that follows from it.
 
     Attributes:
@@ -125,18 +125,27 @@ class Load(Work):
     def __init__(self) -> None:
         super().__init__()
         self.level = 0
+        self._by_importance: dict[int, Work] = {}
 
-    def worth_s(self, now_s: float) -> float:
-        """Return the size up to which there is time for everybody; infinite while there is for all.
+    def offer(self, work_s: float, importance: int, now_s: float) -> None:
+        """Count a request's work as it arrives. O(1) on average."""
+        self.add(work_s, now_s)
+        self._by_importance.setdefault(importance, Work()).add(work_s, now_s)
+
+    def worth_s(self, importance: int, now_s: float) -> float:
+        """Return the size up to which there is time for everybody of an importance; infinite if for all.
+
+        The more important come first, whatever their size.
 
         Returns:
             Seconds of work of one request; exact to a step of a size class. O(size classes).
         """
-        if self.share(now_s) <= 1.0:
-            return math.inf
-        for size, load in zip(*self.upto(now_s), strict=True):
-            if load > 1.0:
-                return float(2.0 ** (size / SIZES_PER_OCTAVE))
+        works = self._by_importance
+        before = sum([work.share(now_s) for rank, work in works.items() if rank < importance])
+        if importance in works:
+            for size, load in zip(*works[importance].upto(now_s), strict=True):
+                if before + load > 1.0:
+                    return float(2.0 ** (size / SIZES_PER_OCTAVE))
         return math.inf
 
     def follow(self, now_s: float, margin_s: float = 0.0) -> bool:

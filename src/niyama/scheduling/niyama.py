@@ -90,7 +90,7 @@ class NiyamaPolicy(BasePolicy):
         """See `Policy.arrive`."""
         super().arrive(request, now_s)
         num_tokens = self.ledger.jobs[request.request_id].remaining
-        self.load.add(num_tokens * self._token_s, now_s)
+        self.load.offer(num_tokens * self._token_s, int(request.importance), now_s)
         self.shares.arrive(request, num_tokens, now_s)
 
     def decode_step_s(self, request: Request, expected_output: int) -> float:
@@ -229,7 +229,7 @@ class NiyamaPolicy(BasePolicy):
         """Whether there is time for all requests of this size: those of its tenant, if several share."""
         if self.shares.is_shared(int(job.request.importance)):
             return job.standing < BEYOND
-        return work_s <= self.load.worth_s(now_s)
+        return work_s <= self.load.worth_s(int(job.request.importance), now_s)
 
     def _restore(self, now_s: float) -> list[str]:
         """Take back requests that would be in time together with all others."""

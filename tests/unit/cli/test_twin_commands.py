@@ -7,6 +7,7 @@ import pytest
 from tests.unit.bench.recorded import arrivals, record, save
 
 from niyama.cli import main
+from niyama.emulation import Emulation, EmulationError
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,28 @@ def test_a_profile_file_serves_the_simulator(folder: Path, tmp_path: Path) -> No
     words = f"simulate --profile {profile} --qps 1 --requests 20 --trace azure-conv --json {result}"
     assert main(words.split()) == 0
     assert json.loads(result.read_text())["requests"] == 20
+
+
+def test_a_profile_file_is_emulated(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profile = tmp_path / "p.json"
+    assert main(["calibrate", str(folder / "decisions.jsonl"), "--out", str(profile)]) == 0
+    num_kv_tokens = json.loads(profile.read_text())["engine"]["num_kv_tokens"]
+    emulation = Emulation(str(profile), speedup=2)
+    assert Emulation.from_environment({}, {"NIYAMA_EMULATION": emulation.to_json()}) == emulation
+    assert emulation.num_kv_tokens == num_kv_tokens
+    capsys.readouterr()
+    assert main(["serve", "--emulate", str(profile), "--print-command"]) == 0
+    assert str(profile) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", [None, "{}", '{"format": "niyama-profile", "version": 1}'])
+def test_a_file_that_is_no_profile_is_not_emulated(text: str | None, tmp_path: Path) -> None:
+    profile = tmp_path / "p.json"
+    if text is not None:
+        profile.write_text(text)
+    with pytest.raises(EmulationError, match=r"profile: \S*p\.json") as caught:
+        Emulation(str(profile))
+    assert "\n" not in str(caught.value)
 
 
 def test_step_logs_alone_give_step_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from niyama.qos import Importance
 from niyama.scheduling.load import (
     ALPHA_PER_LEVEL,
     LOAD_KNEE,
@@ -16,12 +17,14 @@ from niyama.scheduling.load import (
     Load,
 )
 
+HIGH, NORMAL, LOW = sorted(map(int, Importance))
+
 
 def offered(share: float, work_s: float = 0.5) -> tuple[Load, float]:
     """Return a load that has lasted for long, and the instant."""
     load, now_s = Load(), 0.0
     while now_s < 10 * LOAD_WINDOW_S:
-        load.add(work_s, now_s)
+        load.offer(work_s, NORMAL, now_s)
         now_s += work_s / share
     return load, now_s
 
@@ -53,26 +56,38 @@ def test_load_is_the_same_at_any_time_of_day() -> None:
     for start_s in (0.0, 1e6):
         load = Load()
         for number in range(100):
-            load.add(0.3 + number % 7, start_s + number * 60.0)
-        shares.append((load.share(start_s + 6000.0), load.worth_s(start_s + 6000.0)))
+            load.offer(0.3 + number % 7, NORMAL, start_s + number * 60.0)
+        shares.append((load.share(start_s + 6000.0), load.worth_s(NORMAL, start_s + 6000.0)))
     assert shares[0] == pytest.approx(shares[1])
 
 
 @pytest.mark.parametrize("share", [0.5, 0.98])
 def test_worth_is_without_bound_while_there_is_time_for_all(share: float) -> None:
     load, now_s = offered(share)
-    assert load.worth_s(now_s) == math.inf
+    assert load.worth_s(NORMAL, now_s) == math.inf
 
 
 def test_worth_is_where_the_smaller_ones_fill_the_engine() -> None:
     load, now_s = Load(), 0.0
     while now_s < 10 * LOAD_WINDOW_S:
         for work_s in (0.1, 0.2, 0.4, 0.8, 1.6):
-            load.add(work_s, now_s)
+            load.offer(work_s, NORMAL, now_s)
         now_s += 2.0  # 0.05 + 0.1 + 0.2 + 0.4 + 0.8: the engine is full with the last class
-    worth_s = load.worth_s(now_s)
+    worth_s = load.worth_s(NORMAL, now_s)
     assert 0.8 < worth_s <= 1.6
     assert worth_s >= 1.6 / 2 ** (1 / SIZES_PER_OCTAVE)
+
+
+def test_worth_of_the_less_important_is_what_the_others_leave() -> None:
+    load, now_s = Load(), 0.0
+    while now_s < 10 * LOAD_WINDOW_S:
+        load.offer(0.7, NORMAL, now_s)
+        for work_s in (0.1, 0.4):
+            load.offer(work_s, LOW, now_s)
+        now_s += 1.0  # 0.7 + 0.1 of the engine, and no room for 0.4 more
+    assert load.worth_s(NORMAL, now_s) == math.inf
+    assert 0.1 < load.worth_s(LOW, now_s) <= 0.4
+    assert load.worth_s(HIGH, now_s) == math.inf
 
 
 def test_load_below_the_knee_has_no_alpha() -> None:
