@@ -26,7 +26,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--emulate",
         metavar="PROFILE",
-        help="compute nothing: take the step times of this latency profile, such as a100-80gb/llama-3-8b/tp1",
+        help="compute nothing: take the step times of this latency profile, such as "
+        "a100-80gb/llama-3-8b/tp1, or of a file of `niyama calibrate`",
     )
     parser.add_argument(
         "--speedup",
