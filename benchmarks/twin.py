@@ -1,9 +1,10 @@
 """How close the twin comes: record, calibrate, replay what was not used for it, print the errors.
 
-The demo model on this machine's CPU, real vLLM end to end. One server is recorded at several loads for
-the calibration, a fresh one at each load to be tested; load 1.0 is what stock vLLM sustains here,
-measured first. SLOs follow the rule of `proof.py`. Nothing else should run: a disturbed machine is
-another machine in every run.
+The demo model on this machine's CPU, real vLLM end to end. One server is recorded at each load to be
+tested, others at several loads for the calibration: one before each test and one after the last, for a
+shared machine is some 5 % faster or slower from one minute to the next, and a request's median time at
+load 0.85 moves four to six times as much. Load 1.0 is what stock vLLM sustains here, measured first.
+SLOs follow the rule of `proof.py`. Nothing else should run.
 
     python benchmarks/twin.py --out FOLDER [--loads 0.85,1.3] [--seconds 150] [--reuse]
 
@@ -18,6 +19,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ TARGETS = (
     *(("TTFT", "ttft_s", percent, 0.15) for percent in ("p50", "p90")),
 )
 ATTAINMENT_TARGET = 0.02
+CALIBRATION = "calibration"
 EASY_LOAD = 1.0
 """Beyond this load the targets are twice as wide."""
 
@@ -79,6 +82,16 @@ def numbers(text: str) -> list[float]:
     return [float(word) for word in text.split(",")]
 
 
+def record_calibration(args: argparse.Namespace, folder: Path, qos: Path, qps: float, number: int) -> None:
+    """Record one server at every load of the calibration."""
+    seed = args.seed + number * len(args.calibration_loads)
+    runs = {
+        f"load-{load:g}": (load * qps, args.calibration_seconds, seed + offset)
+        for offset, load in enumerate(args.calibration_loads)
+    }
+    record(folder / f"{CALIBRATION}-{number}", qos, runs)
+
+
 def record_all(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Record everything, and what was measured before."""
     qps, step_s = args.qps, args.step_s
@@ -87,14 +100,12 @@ def record_all(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         qps, step_s = qps or measured_qps, step_s or measured_s
     folder.mkdir(parents=True, exist_ok=True)
     qos = write_book(folder, slos(step_s))
-    runs = {
-        f"load-{load:g}": (load * qps, args.calibration_seconds, args.seed + number)
-        for number, load in enumerate(args.calibration_loads)
-    }
-    record(folder / "calibration", qos, runs)
+    calibrate_around = partial(record_calibration, args, folder, qos, qps)
     for number, load in enumerate(args.loads):
+        calibrate_around(number)
         seed = args.seed + 100 + number
         record(folder / f"test-{load:g}", qos, {"run": (load * qps, args.seconds, seed)})
+    calibrate_around(len(args.loads))
     setup = {"sustained_qps": qps, "step_s": step_s, "loads": args.loads, "seconds": args.seconds}
     (folder / "setup.json").write_text(json.dumps(setup, indent=1) + "\n")
     return setup
@@ -133,7 +144,7 @@ def main() -> int:
     parser.add_argument("--loads", type=numbers, default=[0.85, 1.3])
     parser.add_argument("--seconds", type=float, default=150.0)
     parser.add_argument("--calibration-loads", type=numbers, default=[0.5, 0.85, 1.15])
-    parser.add_argument("--calibration-seconds", type=float, default=90.0)
+    parser.add_argument("--calibration-seconds", type=float, default=45.0)
     parser.add_argument("--repeats", type=int, default=5, help="simulations per run")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--qps", type=float, help="what stock sustains, if known")
@@ -142,7 +153,7 @@ def main() -> int:
     args = parser.parse_args()
     folder = args.out.resolve()
     setup = json.loads((folder / "setup.json").read_text()) if args.reuse else record_all(args, folder)
-    sources = sorted(path.parent for path in (folder / "calibration").glob(f"*/{RECORDS}"))
+    sources = sorted(path.parent for path in folder.glob(f"{CALIBRATION}-*/*/{RECORDS}"))
     calibration = calibrate([load_source(path) for path in sources], "twin")
     (folder / "profile.json").write_text(calibration.to_json())
     print(describe(calibration))

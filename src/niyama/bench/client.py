@@ -10,7 +10,6 @@ either is over a bound is not valid, and says so.
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -22,6 +21,7 @@ from niyama.bench.planned import Planned
 from niyama.bench.records import Record
 from niyama.bench.sender import Call, Sender
 from niyama.bench.target import Target
+from niyama.pauses import no_full_collections
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -140,12 +140,8 @@ async def run(
     # Everything that costs time is done before the first instant.
     calls = [sender.prepare(request, prompts[request.id]) for request in requests]
     flight = Flight([call.record for call in calls])
-    gc.collect()
-    gc.freeze()
-    try:
+    with no_full_collections():
         await _fly(sender, flight, calls, rules.max_consecutive_errors, progress, settle)
-    finally:
-        gc.unfreeze()
     return flight
 
 

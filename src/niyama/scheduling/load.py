@@ -16,7 +16,7 @@ LOAD_WINDOW_S: Final = 120.0
 """Time constant of the load average. Shorter ones take a burst for an overload."""
 
 SHORTEST_S: Final = 30.0
-"""A younger average counts as this old."""
+"""An average of fewer seconds counts as of so many."""
 
 PRESSED_S: Final = 30.0
 """While everybody could start this much later and still be in time, nobody is pressed."""
@@ -29,6 +29,10 @@ ALPHA_PER_LEVEL: Final = 16.0
 """Alpha per level, in units of the service time of one prefill token: the published 8 ms/token on
 a machine that prefills 8500 tokens/s is 68 of them, level 4."""
 MAX_LEVEL: Final = 16
+
+HANDICAP_TOKENS: Final = 100_000
+"""A step of importance weighs like this much more work."""
+
 HYSTERESIS: Final = 0.25
 
 SIZES_PER_OCTAVE: Final = 4
@@ -83,8 +87,9 @@ class Faded:
         """Return what turns a sum of weights into a share now."""
         if self._first_at == math.inf:
             return 0.0
-        age_s = min(self._window_s, max(SHORTEST_S, now_s - self._first_at))
-        return math.exp(-max(0.0, now_s - self._since) / self._window_s) / age_s
+        # What came at an even rate since the first has faded to so many seconds' worth.
+        seconds = -self._window_s * math.expm1(-max(0.0, now_s - self._first_at) / self._window_s)
+        return math.exp(-max(0.0, now_s - self._since) / self._window_s) / max(SHORTEST_S, seconds)
 
 
 class Work(Faded):
@@ -115,21 +120,61 @@ class Work(Faded):
         self._total = math.fsum(self._by_size.values())
 
 
-class Load(Faded):
-    """The work that is offered to the engine, and the alpha that follows from it.
+class Steps:
+    """A load above the knee in steps, which noise does not change. A new step orders the backlog anew."""
 
-    Attributes:
-        level: Alpha in steps, 0 to MAX_LEVEL. Steps, because a new alpha orders the backlog anew.
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def follow(self, load: float) -> bool:
+        """Move to a load; return whether the step changed."""
+        wanted = (load - LOAD_KNEE) / LOAD_PER_LEVEL
+        if self.now - 1 - HYSTERESIS < wanted <= self.now + HYSTERESIS:
+            return False
+        level = min(MAX_LEVEL, max(0, math.ceil(wanted)))
+        changed = level != self.now
+        self.now = level
+        return changed
+
+
+class Load(Faded):
+    """The work that is offered to the engine, and what follows from it: alpha, and who stands back.
+
+    Its sum is all work. What the urgent take of the engine is less while decodes sit out for them, and
+    as long as that fits there is no need to serve the short before the long. It is no more time in all:
+    what sits out is done later, so the less important stand back as soon as all work does not fit.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.level = 0
+        self._pressing = Faded()
+        self._alpha = Steps()
+        self._standing_back = Steps()
         self._by_importance: dict[int, Work] = {}
 
-    def offer(self, work_s: float, importance: int, now_s: float) -> None:
-        """Count a request's work as it arrives. O(1) on average."""
+    @property
+    def level(self) -> int:
+        """Alpha in steps, 0 to MAX_LEVEL."""
+        return self._alpha.now
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether anybody stands behind his deadline, for his size or his importance."""
+        return self._alpha.now > 0 or self._standing_back.now > 0
+
+    def offer(self, work_s: float, pressing_s: float, importance: int, now_s: float) -> None:
+        """Count a request's work as it arrives. O(1) on average.
+
+        Args:
+            work_s: Engine time that it takes, decodes that run along included.
+            pressing_s: The same if those sit out who can.
+            importance: Of the request.
+            now_s: The instant.
+        """
         self.add(work_s, now_s)
+        self._pressing.add(pressing_s, now_s)
         self._by_importance.setdefault(importance, Work()).add(work_s, now_s)
 
     def worth_s(self, importance: int, now_s: float) -> float:
@@ -149,21 +194,22 @@ class Load(Faded):
         return math.inf
 
     def follow(self, now_s: float, margin_s: float = 0.0) -> bool:
-        """Move the level to the load; return whether it changed.
+        """Move to the load; return whether the order of service changes.
 
         Args:
             now_s: The instant.
             margin_s: How much later everybody could start and still be in time.
         """
-        load = self.share(now_s) if margin_s < PRESSED_S else 0.0
-        wanted = (load - LOAD_KNEE) / LOAD_PER_LEVEL
-        if self.level - 1 - HYSTERESIS < wanted <= self.level + HYSTERESIS:
-            return False
-        level = min(MAX_LEVEL, max(0, math.ceil(wanted)))
-        changed = level != self.level
-        self.level = level
-        return changed
+        is_pressed = margin_s < PRESSED_S
+        changed = self._alpha.follow(self._pressing.share(now_s) if is_pressed else 0.0)
+        if len(self._by_importance) < 2:
+            return changed
+        return self._standing_back.follow(self.share(now_s) if is_pressed else 0.0) or changed
 
     def alpha_s(self, token_s: float) -> float:
         """Return alpha in seconds per token, where a prefill token takes `token_s` of engine time."""
-        return self.level * ALPHA_PER_LEVEL * token_s
+        return self._alpha.now * ALPHA_PER_LEVEL * token_s
+
+    def handicap_s(self, token_s: float) -> float:
+        """Return how far a step of importance stands back, seconds."""
+        return self._standing_back.now * ALPHA_PER_LEVEL * HANDICAP_TOKENS * token_s

@@ -86,11 +86,17 @@ class NiyamaPolicy(BasePolicy):
         """The weight of remaining work in the order, seconds per token."""
         return self.load.alpha_s(self._token_s)
 
+    @property
+    def handicap_s(self) -> float:
+        """How far a step of lower importance stands back in the order, seconds."""
+        return self.load.handicap_s(self._token_s)
+
     def arrive(self, request: Request, now_s: float) -> None:
         """See `Policy.arrive`."""
         super().arrive(request, now_s)
         num_tokens = self.ledger.jobs[request.request_id].remaining
-        self.load.offer(num_tokens * self._token_s, int(request.importance), now_s)
+        work_s = num_tokens * self.measured_token_s()
+        self.load.offer(work_s, num_tokens * self._token_s, int(request.importance), now_s)
         self.shares.arrive(request, num_tokens, now_s)
 
     def decode_step_s(self, request: Request, expected_output: int) -> float:
@@ -217,7 +223,7 @@ class NiyamaPolicy(BasePolicy):
         Nobody else may be late for it, and there must be time for requests of its size.
         """
         job = self.ledger.jobs[late.request_id]
-        if job.promoted or self.load.level == 0 or not self._has_time_for(job, late.work_s, now_s):
+        if job.promoted or not self.load.is_beyond or not self._has_time_for(job, now_s):
             return False
         self.backlog.discard(late.request_id)
         key = hybrid_key(job, job.due_at, 0.0)
@@ -225,10 +231,11 @@ class NiyamaPolicy(BasePolicy):
         self._enqueue(job, now_s)
         return job.promoted
 
-    def _has_time_for(self, job: Job, work_s: float, now_s: float) -> bool:
+    def _has_time_for(self, job: Job, now_s: float) -> bool:
         """Whether there is time for all requests of this size: those of its tenant, if several share."""
         if self.shares.is_shared(int(job.request.importance)):
             return job.standing < BEYOND
+        work_s = job.remaining * self.measured_token_s()
         return work_s <= self.load.worth_s(int(job.request.importance), now_s)
 
     def _restore(self, now_s: float) -> list[str]:
@@ -262,7 +269,8 @@ class NiyamaPolicy(BasePolicy):
     def _enqueue(self, job: Job, now_s: float) -> None:
         work_s = job.remaining * self._token_s
         job.standing = self.shares.standing(job.request, job.remaining)
-        key = hybrid_key(job, job.due_at, 0.0 if job.promoted else self.alpha_s)
+        weights = (0.0, 0.0) if job.promoted else (self.alpha_s, self.handicap_s)
+        key = hybrid_key(job, job.due_at, *weights)
         rank = (NUM_STANDINGS * int(job.request.importance) + job.standing, job.request.priority)
         if job.relegated:
             self.set_aside.put(job.request_id, (float(rank[0] // WITHIN), key[0]), work_s, job.due_at, rank)

@@ -1,6 +1,6 @@
 """Hybrid prioritization: between earliest deadline first and shortest work first (paper, eq. P).
 
-    P = due + alpha * (remaining + handicap of a lower importance)
+    P = due + alpha * remaining + handicap of a lower importance
 
 With alpha = 0 this is EDF, optimal while everybody can be in time; a large alpha is SRPF, which
 limits the damage when not (`load` says which). The handicap is ours: as load grows the less important
@@ -16,12 +16,8 @@ from niyama.qos import Importance
 from niyama.scheduling.ledger import Job
 from niyama.scheduling.shares import WITHIN
 
-HANDICAP_TOKENS: Final = 100_000
-"""A step of importance weighs like this much more work."""
-
-
 STANDING_TOKENS: Final = 5_000
-"""So does, in small, being part of a share that is not enough, and again being beyond it (`shares`)."""
+"""Being part of a share that is not enough weighs like so much work, being beyond it like twice that."""
 
 
 def remaining_work(job: Job) -> int:
@@ -31,8 +27,8 @@ def remaining_work(job: Job) -> int:
     return job.remaining + max(0, job.expected_output - job.num_emitted)
 
 
-def hybrid_key(job: Job, due_at: float, alpha_s: float) -> tuple[float, float]:
-    """Return P and, for ties, the arrival; `alpha_s` in seconds per token."""
-    work = remaining_work(job) + HANDICAP_TOKENS * (job.request.importance - Importance.NORMAL)
-    work += STANDING_TOKENS * min(2, job.standing // WITHIN)
-    return (due_at + alpha_s * work, job.request.arrived_at)
+def hybrid_key(job: Job, due_at: float, alpha_s: float, handicap_s: float = 0.0) -> tuple[float, float]:
+    """Return P and, for ties, the arrival; alpha is per token, the handicap per step of importance."""
+    work = remaining_work(job) + STANDING_TOKENS * min(2, job.standing // WITHIN)
+    steps = job.request.importance - Importance.NORMAL
+    return (due_at + alpha_s * work + handicap_s * steps, job.request.arrived_at)

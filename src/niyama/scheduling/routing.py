@@ -240,7 +240,11 @@ def turn_of(policy: BasePolicy, request: Request) -> Turn:
     if isinstance(policy, FixedChunkPolicy):
         return Turn(((*policy.key(job), request.arrived_at), request.request_id), work_s, job.due_at)
     assert isinstance(policy, NiyamaPolicy)
-    return Turn((hybrid_key(job, job.due_at, policy.alpha_s), request.request_id), work_s, job.due_at)
+    return Turn(
+        (hybrid_key(job, job.due_at, policy.alpha_s, policy.handicap_s), request.request_id),
+        work_s,
+        job.due_at,
+    )
 
 
 def _expected_output(policy: BasePolicy, request: Request) -> int:

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
+from niyama.pauses import QuietCollector
 from niyama.server.answer import Answer
 from niyama.server.carriers import Carried, QosRequestError, read_carriers
 from niyama.server.routes import JsonObject, prepare_tier, route_of, takes_xargs
@@ -53,6 +54,7 @@ class QosMiddleware:
         self.may_read_config = settings is None
         self.max_body_bytes = max_body_bytes
         self.has_failed = False
+        self.collector = QuietCollector()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request or let it through."""
@@ -77,7 +79,8 @@ class QosMiddleware:
             carried = None
         if carried is not None:
             send = Answer(send, route, carried, self._note_failure)
-        await self.app(scope, _replay(messages, receive), send)
+        with self.collector.open_request():
+            await self.app(scope, _replay(messages, receive), send)
 
     def _read_config(self, scope: Scope) -> None:
         """Take the book from vLLM's own configuration, known once the server answers requests."""

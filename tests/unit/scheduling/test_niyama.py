@@ -116,7 +116,7 @@ def test_order_follows_load_from_deadlines_to_shortest_work() -> None:
         policy.arrive(Request(request_id, 0.0, Slo(ttft_s=ttft_s), num_tokens, 9), 0.0)
     policy.plan(0.0, LIMITS)
     assert [job.request_id for job in policy.in_order()] == ["long", "short"]
-    policy.load.add(90.0, 0.0)
+    policy.load.offer(90.0, 90.0, int(Importance.NORMAL), 0.0)
     for _ in range(3):
         policy.plan(0.0, LIMITS)
     assert policy.alpha_s > 0

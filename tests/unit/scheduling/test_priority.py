@@ -46,4 +46,5 @@ def test_hybrid_key_slides_from_deadline_to_work() -> None:
 def test_hybrid_key_lower_importance_stands_back_only_under_load() -> None:
     normal, low = (job(Slo(ttft_s=1.0), importance=each) for each in (Importance.NORMAL, Importance.LOW))
     assert hybrid_key(low, 6.0, 0.0) == hybrid_key(normal, 6.0, 0.0)
-    assert hybrid_key(low, 6.0, 0.001) > hybrid_key(normal, 60.0, 0.001)
+    assert hybrid_key(low, 6.0, 0.0, 100.0) > hybrid_key(normal, 60.0, 0.0, 100.0)
+    assert hybrid_key(normal, 6.0, 0.0, 100.0) == hybrid_key(normal, 6.0, 0.0)
