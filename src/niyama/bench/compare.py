@@ -2,7 +2,7 @@
 
     basis      stock vLLM with the largest chunk: what it sustains (load 1), and the SLO rule's step time
     tuning     stock vLLM with every chunk: which has the highest knee, or is best at load 1
-    scenarios  every contestant, one server at a time
+    scenarios  each in turn by every contestant, one server at a time
     knees      the highest load that keeps every class in time; stock vLLM with every chunk, the best counts
 
 What is done is in the store; a second call goes on where the first one ended.
@@ -104,9 +104,11 @@ class Comparer:
         with self._servers:
             self._find_basis()
             self._tune()
-            jobs = plan_jobs(self.what.scenarios, self.what.loads, self.what.repeats)
+            # Job by job, not server by server: a machine's speed changes within minutes.
+            for job in plan_jobs(self.what.scenarios, self.what.loads, self.what.repeats):
+                for policy in self.what.policies:
+                    self._do(self._contestant(policy), [job])
             for policy in self.what.policies:
-                self._do(self._contestant(policy), jobs)
                 if self.what.wants_knee and policy not in self.knees:
                     self.knees[policy] = self._knee(policy, KNEE)
                 if "backlog" in self.what.scenarios:
@@ -172,7 +174,8 @@ class Comparer:
         """Return the knee of a policy: of its best chunk, if it has chunks."""
         knee, chunk = 0.0, self.best_chunk.get(policy)
         for contestant in self._candidates(policy):
-            known = self._known(contestant) if scenario == KNEE else {}
+            # Stock vLLM's is searched before anything else: a second call must not know more than the first.
+            known = self._known(contestant) if scenario == KNEE and not contestant.is_stock else {}
             found = run_async(raise_knee(partial(self._holds, contestant, scenario), knee, known))
             if found > knee:
                 knee, chunk = found, contestant.chunk

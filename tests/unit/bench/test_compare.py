@@ -84,15 +84,15 @@ def comparer(folder: Path, **more: Any) -> Comparer:
     return Comparer(what, Store(folder, {}), lambda text: None)
 
 
-def test_stock_gets_its_best_chunk_and_each_server_runs_once(machine: Machine, tmp_path: Path) -> None:
+def test_stock_gets_its_best_chunk_and_servers_take_turns(machine: Machine, tmp_path: Path) -> None:
     done = comparer(tmp_path, repeats=2)
     done.run()
     assert done.best_chunk == {"vllm-fcfs": 512}
     assert machine.running == 0
     assert [job for job in machine.ran if job[1] == "steady"] == [
-        (key, "steady", load) for key in ("vllm-fcfs-512", "niyama") for load in (0.85, 1.3, 0.85, 1.3)
+        (key, "steady", load) for load in (0.85, 1.3, 0.85, 1.3) for key in ("vllm-fcfs-512", "niyama")
     ]
-    assert machine.served == ["vllm-fcfs-512", "vllm-fcfs-256", "vllm-fcfs-512", "niyama"]
+    assert machine.served == ["vllm-fcfs-512", "vllm-fcfs-256", *["vllm-fcfs-512", "niyama"] * 4]
     found = result_of(done)
     assert {run["chunk"] for run in found["runs"]} == {512, None}
     assert len(found["runs"]) == 8
@@ -111,6 +111,19 @@ def test_what_is_done_is_not_done_again(machine: Machine, tmp_path: Path) -> Non
     comparer(tmp_path, scenarios=["steady", "backlog"], wants_knee=True).run()
     assert machine.served == ["niyama"]
     assert machine.ran == [("niyama", "steady", 1.3)]
+
+
+def test_a_later_run_that_goes_otherwise_does_not_search_the_knee_of_stock_again(
+    machine: Machine, tmp_path: Path
+) -> None:
+    comparer(tmp_path, wants_knee=True).run()
+    path = tmp_path / "runs" / "vllm-fcfs-512" / "steady-0.850-0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"late_share": {"all": 0.0, "a": 0.0}}))
+    machine.ran.clear()
+    again = comparer(tmp_path, wants_knee=True)
+    again.run()
+    assert machine.ran == []
+    assert again.knees["vllm-fcfs"]["load"] == 0.7
 
 
 def test_a_knee_of_stock_is_that_of_its_best_chunk(machine: Machine, tmp_path: Path) -> None:
