@@ -161,7 +161,7 @@ class Load(Faded):
 
     @property
     def is_beyond(self) -> bool:
-        """Whether anybody stands behind his deadline, for his size or his importance."""
+        """Whether size or importance counts in the order, besides deadlines."""
         return self._alpha.now > 0 or self._standing_back.now > 0
 
     def offer(self, work_s: float, pressing_s: float, importance: int, now_s: float) -> None:
