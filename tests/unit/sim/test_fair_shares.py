@@ -78,10 +78,10 @@ def test_tenant_within_its_share_is_hardly_ever_late_whatever_another_floods(
     capacity = CAPACITY_QPS[name]
     modest = sends(book, "modest", 0.3 * capacity)
     is_tiny = flood == "tiny"
-    greedy = sends(book, "greedy", 60.0, TINY) if is_tiny else sends(book, "greedy", 2 * capacity)
+    greedy = sends(book, "greedy", 60.0, TINY) if is_tiny else sends(book, "greedy", 2.2 * capacity)
     assert late_share(serve(modest, greedy)["modest"]) <= bound
     without = serve(modest, greedy, are_told_apart=False)
-    assert late_share(without["modest"]) > 3 * bound
+    assert late_share(without["modest"]) > 4 * bound
 
 
 @pytest.mark.parametrize("book", [TIGHT, LOOSE])
