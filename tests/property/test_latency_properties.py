@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from niyama.latency import ChunkSearch, OnlineModel, OutputLengthEstimator, get_profile
+from niyama.latency.online import GRAIN_TOKENS
 from niyama.scheduling.policy import BatchShape
 
 COUNTS = st.integers(0, 20_000)
@@ -49,6 +50,20 @@ def test_online_prediction_larger_in_every_feature_is_never_shorter(
     assert larger_s >= predicted_s
     # Prediction plus margin is interpolated: the last bit may differ.
     assert larger_s + model.margin_s(larger_s) >= (predicted_s + model.margin_s(predicted_s)) * (1 - 1e-12)
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 4000))
+def test_what_time_cuts_off_ends_a_step_at_a_whole_grain(
+    num_prefill: int, num_decodes: int, num_tokens: int
+) -> None:
+    model, shape = OnlineModel(), BatchShape(num_prefill, num_decodes)
+    chunk = model.efficient_chunk(shape, 0, num_tokens)
+    assert 1 <= chunk <= num_tokens
+    assert chunk <= model.efficient_chunk(shape, 0, num_tokens + 1)
+    assert num_tokens - chunk < GRAIN_TOKENS, "never a whole grain less"
+    before = num_prefill + num_decodes
+    is_within_one = before // GRAIN_TOKENS == (before + num_tokens) // GRAIN_TOKENS
+    assert chunk == num_tokens if is_within_one else (before + chunk) % GRAIN_TOKENS == 0
 
 
 class _Bisecting(ChunkSearch):
