@@ -23,7 +23,7 @@ from niyama.bench.client import Progress, run_async
 from niyama.bench.compareruns import measure_basis, run_job
 from niyama.bench.comparestore import Store
 from niyama.bench.contestants import CHUNKS, Contestant, Engine
-from niyama.bench.knee import passes, raise_knee
+from niyama.bench.knee import passes, raise_knee, raise_knees
 from niyama.bench.promises import rule_book, with_low_twins
 from niyama.bench.scenarios import (
     BACKLOG_SHARE,
@@ -103,15 +103,15 @@ class Comparer:
         """
         with self._servers:
             self._find_basis()
+            if self.what.wants_knee:
+                self._find_knees()
             self._tune()
             # Job by job, not server by server: a machine's speed changes within minutes.
             for job in plan_jobs(self.what.scenarios, self.what.loads, self.what.repeats):
                 for policy in self.what.policies:
                     self._do(self._contestant(policy), [job])
-            for policy in self.what.policies:
-                if self.what.wants_knee and policy not in self.knees:
-                    self.knees[policy] = self._knee(policy, KNEE)
-                if "backlog" in self.what.scenarios:
+            if "backlog" in self.what.scenarios:
+                for policy in self.what.policies:
                     self._backlog(policy)
 
     def _contestant(self, policy: str) -> Contestant:
@@ -153,8 +153,6 @@ class Comparer:
         for policy in self.what.policies:
             if not Contestant(policy).is_stock:
                 continue
-            if self.what.wants_knee:
-                self.knees[policy] = self._knee(policy, KNEE)
             if len(self.what.chunks) == 1:
                 self.best_chunk[policy] = self.what.chunks[0]
                 continue
@@ -170,13 +168,19 @@ class Comparer:
         rows = {chunk: self._do(Contestant(policy, chunk), [job])[0] for chunk in self.what.chunks}
         return min(rows, key=lambda n: (rows[n]["late_share"]["all"], -rows[n]["goodput_rps"]))
 
+    def _find_knees(self) -> None:
+        """Find every policy's knee, load by load in turn."""
+        first = {policy: self._candidates(policy)[0] for policy in self.what.policies}
+        run_async(raise_knees({name: partial(self._holds, one, KNEE) for name, one in first.items()}))
+        for policy in self.what.policies:
+            # What was run in turn is not run again.
+            self.knees[policy] = self._knee(policy, KNEE)
+
     def _knee(self, policy: str, scenario: str) -> dict[str, Any]:
         """Return the knee of a policy: of its best chunk, if it has chunks."""
         knee, chunk = 0.0, self.best_chunk.get(policy)
         for contestant in self._candidates(policy):
-            # Stock vLLM's is searched before anything else: a second call must not know more than the first.
-            known = self._known(contestant) if scenario == KNEE and not contestant.is_stock else {}
-            found = run_async(raise_knee(partial(self._holds, contestant, scenario), knee, known))
+            found = run_async(raise_knee(partial(self._holds, contestant, scenario), knee))
             if found > knee:
                 knee, chunk = found, contestant.chunk
         self.tell(f"{scenario} of {policy}: {knee:g}")
@@ -189,11 +193,6 @@ class Comparer:
         all_of_them = self.stock(policy)
         first = self.best_chunk.get(policy, self.what.chunks[(len(self.what.chunks) - 1) // 2])
         return sorted(all_of_them, key=lambda contestant: contestant.chunk != first)
-
-    def _known(self, contestant: Contestant) -> dict[float, bool]:
-        """Return which loads of the scenario `steady` hold, as far as they were run."""
-        rows = {load: self.store.run(contestant, Job("steady", load)) for load in self.what.loads}
-        return {load: passes(row) for load, row in rows.items() if row is not None and row["valid"]}
 
     async def _holds(self, contestant: Contestant, scenario: str, load: float) -> bool:
         return passes(await self._one(contestant, Job(scenario, load)))

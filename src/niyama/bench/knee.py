@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any
 
 MAX_LATE = 0.01
 STEP = 0.05
 """Loads are tried on a grid of this width."""
 HIGHEST = 2.0
+GUESS = 0.85
+"""Tried first where nothing is known; a load that `steady` runs as well."""
 
 GRID = tuple(round(STEP * number, 3) for number in range(1, round(HIGHEST / STEP) + 1))
 
@@ -23,38 +25,56 @@ def passes(row: Mapping[str, Any]) -> bool:
     return not row["errors"] and is_in_time(row["late_share"])
 
 
-async def raise_knee(
-    holds: Callable[[float], Awaitable[bool]],
-    floor: float = 0.0,
-    known: Mapping[float, bool] | None = None,
-    guess: float = 0.8,
-) -> float:
-    """Return the highest load of the grid that holds, or `floor` if none above it does.
+Holds = Callable[[float], Awaitable[bool]]
+"""Tries a load and says whether it holds."""
+
+
+def search(floor: float = 0.0, guess: float = GUESS) -> Generator[float, bool | None, float]:
+    """Yield loads to try, be told whether each holds, and return the highest of the grid that does.
 
     Args:
-        holds: Tries a load.
         floor: A load known to hold, by another configuration; 0 if none is. Only what is better
-            is of interest, so the next load above it is tried first.
-        known: Loads of which it is known whether they hold.
-        guess: Where to look first if nothing is known.
+            is of interest, so the next load above it is tried first; returned if that does not hold.
+        guess: Where to look first without a floor.
 
     Costs about log2 of the grid's size, one try if the floor cannot be raised.
     """
-    known = known or {}
-    broken = min([load for load, is_held in known.items() if not is_held], default=float("inf"))
-    held = max([floor, *(load for load, is_held in known.items() if is_held and load < broken)])
-    low = sum(load <= held + 1e-9 for load in GRID)  # so many loads of the grid are known to hold
-    high = sum(load < broken - 1e-9 for load in GRID)  # and so many may
-    if floor:
-        tried = low + 1
-    elif known:
-        tried = (low + high + 1) // 2
-    else:
-        tried = min(high, max(1, round(guess / STEP)))
+    low = sum(load <= floor + 1e-9 for load in GRID)  # so many loads of the grid are known to hold
+    high = len(GRID)  # and so many may
+    tried = low + 1 if floor else min(high, max(1, round(guess / STEP)))
     while low < high:
-        if await holds(GRID[tried - 1]):
+        if (yield GRID[tried - 1]):
             low = tried
         else:
             high = tried - 1
         tried = (low + high + 1) // 2
     return GRID[low - 1] if low else 0.0
+
+
+async def raise_knees(holds: Mapping[str, Holds], floor: float = 0.0) -> dict[str, float]:
+    """Return the highest load that holds for each, or `floor` if none above it does.
+
+    Each has one load tried in turn, so that a machine that becomes slower does so for all of them.
+
+    Args:
+        holds: Tries a load, by name.
+        floor: See `search`.
+    """
+    found: dict[str, float] = {}
+    searches = {name: search(floor) for name in holds}
+    answers: dict[str, bool | None] = dict.fromkeys(holds)
+    while searches:
+        for name, one in list(searches.items()):
+            try:
+                load = one.send(answers[name])
+            except StopIteration as done:
+                found[name] = float(done.value)
+                del searches[name]
+            else:
+                answers[name] = await holds[name](load)
+    return found
+
+
+async def raise_knee(holds: Holds, floor: float = 0.0) -> float:
+    """Return the highest load that holds, or `floor` if none above it does."""
+    return (await raise_knees({"": holds}, floor))[""]

@@ -137,13 +137,19 @@ def test_a_knee_of_stock_is_that_of_its_best_chunk(machine: Machine, tmp_path: P
     assert min(load for key, _, load in machine.ran if key == "vllm-fcfs-512") == pytest.approx(0.65)
 
 
+def test_knees_are_searched_in_turn(machine: Machine, tmp_path: Path) -> None:
+    comparer(tmp_path, scenarios=[], wants_knee=True).run()
+    assert [key for key, *_ in machine.ran[:6]] == ["vllm-fcfs-256", "niyama"] * 3
+    assert machine.served[1:7] == ["vllm-fcfs-256", "niyama"] * 3
+
+
 def test_runs_that_were_sent_the_same_are_not_repeated(machine: Machine, tmp_path: Path) -> None:
     done = comparer(tmp_path, wants_knee=True)
     done.run()
     assert done.knees["niyama"]["load"] == 1.1
-    ours = [load for key, scenario, load in machine.ran if (key, scenario) == ("niyama", "knee")]
-    assert ours
-    assert all(0.85 < load < 1.3 for load in ours), "the scenario's loads say the rest"
+    assert ("niyama", "knee", 0.85) in machine.ran
+    assert ("niyama", "steady", 0.85) not in machine.ran
+    assert (tmp_path / "runs" / "niyama" / "steady-0.850-0.json").exists()
     comparer(tmp_path, loads=[1.1]).run()
     assert ("niyama", "steady", 1.1) not in machine.ran
     assert (tmp_path / "runs" / "niyama" / "steady-1.100-0.json").exists()

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from niyama.bench.knee import GRID, is_in_time, passes, raise_knee
+from niyama.bench.knee import GRID, GUESS, is_in_time, passes, raise_knee, raise_knees
 
 
 def search(limit: float, floor: float = 0.0) -> tuple[float, list[float]]:
@@ -39,17 +40,26 @@ def test_a_floor_at_the_top_costs_nothing() -> None:
     assert search(5.0, floor=GRID[-1]) == (GRID[-1], [])
 
 
-@pytest.mark.parametrize("limit", [0.3, 0.85, 0.95, 1.25, 1.4])
-def test_what_is_known_is_not_tried(limit: float) -> None:
-    tried: list[float] = []
+def test_knees_are_searched_load_by_load_in_turn() -> None:
+    limits = {"slow": 0.3, "fast": 1.4, "middling": 0.85}
+    tried: list[tuple[str, float]] = []
 
-    async def holds(load: float) -> bool:
-        tried.append(load)
-        return load <= limit + 1e-9
+    def holds_of(name: str) -> Callable[[float], Awaitable[bool]]:
+        async def holds(load: float) -> bool:
+            tried.append((name, load))
+            return load <= limits[name] + 1e-9
 
-    known = {load: load <= limit for load in (0.85, 1.3)}
-    assert asyncio.run(raise_knee(holds, known=known)) == pytest.approx(limit)
-    assert not {0.85, 1.3} & set(tried)
+        return holds
+
+    found = asyncio.run(raise_knees({name: holds_of(name) for name in limits}))
+    assert found == pytest.approx(limits)
+    assert tried[:6] == [(name, GUESS) for name in limits] + [
+        ("slow", 0.4),
+        ("fast", 1.45),
+        ("middling", 1.45),
+    ]
+    for name in limits:
+        assert [load for who, load in tried if who == name] == search(limits[name])[1], "as if it were alone"
 
 
 def test_every_class_has_to_be_in_time() -> None:
@@ -61,11 +71,3 @@ def test_every_class_has_to_be_in_time() -> None:
 def test_a_run_with_errors_does_not_pass() -> None:
     assert passes({"errors": 0, "late_share": {"all": 0.0, "a": 0.0}})
     assert not passes({"errors": 1, "late_share": {"all": 0.0, "a": 0.0}})
-
-
-def test_luck_beyond_a_load_that_breaks_is_not_believed() -> None:
-    async def holds(load: float) -> bool:
-        return load <= 0.9
-
-    known = {0.85: True, 1.0: False, 1.3: True}
-    assert asyncio.run(raise_knee(holds, known=known)) == pytest.approx(0.9)
