@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from niyama.bench.reproduce.tasks import Capacity, Load, Outcome
+from niyama.latency import get_profile
+from niyama.qos import EVERYBODY
 from niyama.sim.capacity import Probe, probe, search_around
-from policytargets.trials import ALPHAS_MS, PUBLISHED_MS, Trial, with_alpha
+from niyama.sim.lateness import late_share_bound
+from policytargets.trials import ALPHAS_MS, PUBLISHED_MS, Trial, under, with_alpha
 
 RESOLUTION = 200
 """Capacities are multiples of this part of the throughput without deadlines."""
@@ -44,6 +47,18 @@ class Runs:
         qps = round(qps, 4)
         task = Load(trial, qps, self.hours(hours))
         return Outcome(**self._kept("load", trial, qps, hours, lambda: task.run()._asdict()))
+
+    def least_possible(self, trial: Trial, qps: float, hours: float) -> float:
+        """Return the late share below which no scheduler comes at a load, even with hindsight."""
+        qps = round(qps, 4)
+        task = Load(under(trial, "fcfs"), qps, self.hours(hours))
+
+        def run() -> dict[str, Any]:
+            profile, limits = get_profile(trial.model.profile), trial.limits
+            served = task.serve().served
+            return late_share_bound(served, profile, limits, criterion=trial.criterion)
+
+        return float(self._kept("bound", under(trial, "fcfs"), qps, hours, run)[EVERYBODY])
 
     def probe(self, trial: Trial, qps: float, hours: float) -> Probe:
         """Return whether a load is in time; the run ends once it cannot be."""

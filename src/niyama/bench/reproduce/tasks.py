@@ -143,11 +143,14 @@ class Load:
     window_s: float = 300.0
 
     def run(self) -> Outcome:
+        """Simulate, and count who was late."""
+        return self._outcome(self.serve())
+
+    def serve(self) -> Run:
         """Simulate."""
         num_requests = max(1, round(self.hours * 3600.0 * self.qps))
         arrivals = list(self.case.workload().requests(self.qps, num_requests))
-        run = simulate(self.case.setup(), arrivals)
-        return self._outcome(run)
+        return simulate(self.case.setup(), arrivals)
 
     def _outcome(self, run: Run) -> Outcome:
         served, criterion = run.served, self.case.criterion
