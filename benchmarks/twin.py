@@ -4,7 +4,7 @@ The demo model on this machine's CPU, real vLLM end to end. One server is record
 tested, others at several loads for the calibration: one before each test and one after the last, for a
 shared machine is some 5 % faster or slower from one minute to the next, and a request's median time at
 load 0.85 moves four to six times as much. Load 1.0 is what stock vLLM sustains here, measured first.
-SLOs follow the rule of `proof.py`. Nothing else should run.
+SLOs follow the rule of `niyama compare`. Nothing else should run.
 
     python benchmarks/twin.py --out FOLDER [--loads 0.85,1.3] [--seconds 150] [--reuse]
 
@@ -23,14 +23,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from proof import slos, step_with_chunk_s, write_book
+import yaml
 from servers import serving
 
 from niyama.bench.calibrate import calibrate, describe, load_source
+from niyama.bench.promises import measure_step_s, rule_book
+from niyama.bench.prompts import learn_vocabulary
 from niyama.bench.recordedrun import RECORDS, load_run
 from niyama.bench.replay import replay
 from niyama.bench.replayreport import describe as describe_replay
 from niyama.bench.replayreport import draw
+from niyama.bench.sender import open_session
+from niyama.bench.target import find_target
+from niyama.qos import QosBook
+from niyama.qosfile import book_to_mapping
 
 TARGETS = (
     *(("end to end", "ttlt_s", percent, 0.07) for percent in ("p50", "p90", "p99")),
@@ -62,7 +68,21 @@ def measure_stock(folder: Path) -> tuple[float, float]:
     with serving("stock", folder / "server.log") as url:
         bench(url, folder / "warm-up", "--qps", "5", "--requests", "40")
         result = bench(url, folder / "saturation", "--load", "0.3", "--seconds", "10")
-        return float(result["workload"]["saturation_qps"]), asyncio.run(step_with_chunk_s(url))
+        return float(result["workload"]["saturation_qps"]), asyncio.run(step_s(url))
+
+
+async def step_s(url: str) -> float:
+    """Return the step time of the SLO rule, seconds, at an idle server."""
+    async with open_session() as session:
+        target = await find_target(session, url, model=None, endpoint="completions", api_key=None)
+        return await measure_step_s(session, target, await learn_vocabulary(session, target))
+
+
+def write_book(folder: Path, book: QosBook) -> Path:
+    """Write the promises as a QoS file."""
+    path = folder / "qos.yaml"
+    path.write_text(yaml.safe_dump(book_to_mapping(book), sort_keys=False), encoding="utf-8")
+    return path
 
 
 def record(folder: Path, qos: Path, runs: dict[str, tuple[float, float, int]]) -> None:
@@ -94,19 +114,19 @@ def record_calibration(args: argparse.Namespace, folder: Path, qos: Path, qps: f
 
 def record_all(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Record everything, and what was measured before."""
-    qps, step_s = args.qps, args.step_s
-    if qps is None or step_s is None:
+    qps, slo_step_s = args.qps, args.step_s
+    if qps is None or slo_step_s is None:
         measured_qps, measured_s = measure_stock(folder / "stock")
-        qps, step_s = qps or measured_qps, step_s or measured_s
+        qps, slo_step_s = qps or measured_qps, slo_step_s or measured_s
     folder.mkdir(parents=True, exist_ok=True)
-    qos = write_book(folder, slos(step_s))
+    qos = write_book(folder, rule_book(slo_step_s))
     calibrate_around = partial(record_calibration, args, folder, qos, qps)
     for number, load in enumerate(args.loads):
         calibrate_around(number)
         seed = args.seed + 100 + number
         record(folder / f"test-{load:g}", qos, {"run": (load * qps, args.seconds, seed)})
     calibrate_around(len(args.loads))
-    setup = {"sustained_qps": qps, "step_s": step_s, "loads": args.loads, "seconds": args.seconds}
+    setup = {"sustained_qps": qps, "step_s": slo_step_s, "loads": args.loads, "seconds": args.seconds}
     (folder / "setup.json").write_text(json.dumps(setup, indent=1) + "\n")
     return setup
 
