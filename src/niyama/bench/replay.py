@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from niyama.bench.calibrate import clean_steps
+from niyama.bench.machinespeed import MachineSpeed
 from niyama.bench.recordedrun import RecordedRun
 from niyama.bench.score import Judged
 from niyama.bench.serverlog import Step
@@ -38,7 +39,14 @@ class Replayed:
     simulated: list[Judged]
 
 
-def replay(run: RecordedRun, calibration: Calibration, *, seed: int = 0, repeats: int = 3) -> Replayed:
+def replay(
+    run: RecordedRun,
+    calibration: Calibration,
+    *,
+    seed: int = 0,
+    repeats: int = 3,
+    wants_own_speed: bool = False,
+) -> Replayed:
     """Simulate a recorded run and set the figures of both side by side.
 
     Args:
@@ -46,6 +54,7 @@ def replay(run: RecordedRun, calibration: Calibration, *, seed: int = 0, repeats
         calibration: Of the same kind of server.
         seed: Of the first repeat's draws; each further one has the next.
         repeats: Simulations over whose figures the mean is taken, >= 1.
+        wants_own_speed: Whether the machine is as fast, from moment to moment, as the run's own steps say.
 
     Raises:
         RunError: the run cannot be simulated.
@@ -53,7 +62,8 @@ def replay(run: RecordedRun, calibration: Calibration, *, seed: int = 0, repeats
     promised = {one.record_id: one.request.slo for one in requests_of(run)}
     measured = [Judged(record, promised[record.id]) for record in run.records if record.id in promised]
     real = figures(measured, run.steps)
-    twins = [twin_of(run, calibration, seed + number) for number in range(repeats)]
+    speed = MachineSpeed(run.steps, calibration.step) if wants_own_speed else None
+    twins = [twin_of(run, calibration, seed + number, speed) for number in range(repeats)]
     answers = [_answers(run, twin, measured) for twin in twins]
     simulated = [figures(some, twin.log.steps) for some, twin in zip(answers, twins, strict=True)]
     mean = _mean(simulated)
@@ -69,6 +79,8 @@ def replay(run: RecordedRun, calibration: Calibration, *, seed: int = 0, repeats
         "simulated": mean,
         "simulated_spread": _spread(simulated),
         "error": errors(real, mean),
+        "own_speed": speed
+        and {"window_s": speed.window_s, "fastest": speed.fastest, "slowest": speed.slowest},
         "steps_against_profile": errors_by_regime(calibration.step, clean_steps(run.steps)),
         "realised_otherwise_by_cause": dict(sorted(run.log.causes.items())),
     }

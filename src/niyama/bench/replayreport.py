@@ -42,11 +42,16 @@ def describe(report: Mapping[str, Any]) -> str:
     if report["left_out"]:
         lines.append(f"{report['left_out']} requests without a token are left out")
     lines.append("Errors of shares in time are differences, all others relative.")
-    bias = report["steps_against_profile"]["all"]["bias_share"]
-    if bias is not None and abs(bias) > SAME_MACHINE:
+    bias, speed = report["steps_against_profile"]["all"]["bias_share"], report["own_speed"]
+    if speed is not None:
+        lines.append(
+            f"At the machine's own speed: in windows of {speed['window_s']:g} s its steps took "
+            f"{speed['fastest']:.2f} to {speed['slowest']:.2f} times as long as the profile says."
+        )
+    elif bias is not None and abs(bias) > SAME_MACHINE:
         lines.append(
             f"The profile takes this run's steps for {abs(bias):.0%} {'longer' if bias > 0 else 'shorter'} "
-            "than they were: another machine, or a disturbed one. No replay can be closer than that."
+            "than they were: another machine, or a disturbed one. --own-speed leaves that out."
         )
     return "\n".join([*lines, ""])
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from niyama.bench.machinespeed import MachineSpeed
 from niyama.bench.recordedrun import RecordedRun, RunError
 from niyama.bench.serverlog import Seen, ServerLog
 from niyama.latency import OnlineModel
@@ -64,9 +65,18 @@ class Twin:
 
 
 class Clock(ChunkSearch):
-    """How long steps truly take: the profile times a drawn ratio, and stalls. Ask once per step."""
+    """How long steps truly take: the profile times a drawn ratio, and stalls. Ask once per step.
 
-    def __init__(self, calibration: Calibration, rng: random.Random) -> None:
+    Args:
+        calibration: The profile, how steps scatter, and the stalls.
+        rng: Of all draws.
+        slowness: Returns how many times as long as usual steps take now.
+    """
+
+    def __init__(
+        self, calibration: Calibration, rng: random.Random, slowness: Callable[[], float] = lambda: 1.0
+    ) -> None:
+        self._slowness = slowness
         self._step = calibration.step
         self._spreads = calibration.spreads
         self._stalls = calibration.stalls
@@ -76,7 +86,7 @@ class Clock(ChunkSearch):
     def predict_s(self, shape: BatchShape) -> float:
         """Return this step's duration, seconds, > 0; the next call gives the next step's."""
         spread = self._spreads.get(regime_of(shape), NO_SPREAD)
-        usual_s = self._step.predict_s(shape)
+        usual_s = self._step.predict_s(shape) * self._slowness()
         time_s = usual_s * self._scatter.draw(spread) + self._stalls.draw(usual_s, self._rng)
         return max(MIN_STEP_S, time_s)
 
@@ -102,8 +112,14 @@ def requests_of(run: RecordedRun) -> list[Sent]:
     return sorted(sent, key=lambda one: (one.sent_at, one.request.request_id))
 
 
-def twin_of(run: RecordedRun, calibration: Calibration, seed: int) -> Twin:
+def twin_of(run: RecordedRun, calibration: Calibration, seed: int, speed: MachineSpeed | None = None) -> Twin:
     """Serve a run's requests in virtual time; the same seed gives the same bytes.
+
+    Args:
+        run: What was recorded.
+        calibration: How long everything takes.
+        seed: Of all draws.
+        speed: Of the machine over time; None for what was calibrated.
 
     Raises:
         RunError: the log does not say how the server was set up, or the run cannot be simulated.
@@ -127,7 +143,7 @@ def twin_of(run: RecordedRun, calibration: Calibration, seed: int) -> Twin:
     first = min((seen.taken_at for seen in run.seen.values()), default=0.0)
     replay_until(policy, run.calls, first)
     try:
-        return serve(policy, sent, calibration, limits, seed, is_async=run.log.is_async)
+        return serve(policy, sent, calibration, limits, seed, is_async=run.log.is_async, speed=speed)
     except (ValueError, RuntimeError) as error:
         raise RunError(f"{run.name}: {error}") from None
 
@@ -166,6 +182,7 @@ def serve(
     seed: int,
     *,
     is_async: bool = False,
+    speed: MachineSpeed | None = None,
 ) -> Twin:
     """Serve requests, which come in order, on one engine with a calibrated clock.
 
@@ -177,15 +194,16 @@ def serve(
         seed: Of all draws.
         is_async: The engine plans a step when the one before begins, so a request that comes later
             is not in it.
+        speed: Of the machine over time; None for what was calibrated.
 
     Raises:
         ValueError: a request never fits the KV cache.
         RuntimeError: the policy runs nothing though requests are in.
     """
     log = ServerLog()
-    engine = Replica(
-        Recorded(policy, log.take), Clock(calibration, random.Random(f"{seed} steps")), limits, _ignore
-    )
+    rng = random.Random(f"{seed} steps")
+    clock = Clock(calibration, rng, lambda: 1.0 if speed is None else speed.slowness(engine.now_s))
+    engine = Replica(Recorded(policy, log.take), clock, limits, _ignore)
     door = _Door(calibration.overheads or _NOTHING, seed)
     waiting = list(reversed(sent))
     while waiting or door.coming or engine.live:

@@ -30,6 +30,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the first simulation (default: 0)"
     )
+    parser.add_argument(
+        "--own-speed",
+        action="store_true",
+        help="let the machine be as fast, from moment to moment, as the run's own steps were",
+    )
     parser.add_argument("--png", metavar="FILE", help="also draw measured and simulated")
     parser.add_argument("--json", metavar="FILE", help="also write the report as JSON; - for stdout, alone")
     parser.set_defaults(run=run)
@@ -72,7 +77,8 @@ def _replay(args: argparse.Namespace) -> int:
 
     calibration = load_calibration(args.profile)
     run = load_run(Path(args.recorded))
-    replayed = replay(run, calibration, seed=args.seed, repeats=args.repeats)
+    options = {"seed": args.seed, "repeats": args.repeats, "wants_own_speed": args.own_speed}
+    replayed = replay(run, calibration, **options)
     parity = _parity(run.calls)
     if args.png is not None:
         draw(replayed, Path(args.png))

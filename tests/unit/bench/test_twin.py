@@ -7,9 +7,12 @@ import pytest
 from tests.unit.bench.recorded import LIMITS, TRUTH, arrivals, header, record, start
 
 from niyama.bench.calibrate import Source, calibrate, clean_steps
+from niyama.bench.machinespeed import MachineSpeed
 from niyama.bench.recordedrun import RecordedRun, RunError, join
 from niyama.bench.records import Record
 from niyama.bench.replay import errors, figures, replay
+from niyama.bench.replayreport import describe
+from niyama.bench.serverlog import Step
 from niyama.bench.twin import Sent, requests_of, serve, twin_of
 from niyama.latency import OnlineModel
 from niyama.latency.calibrated import StepTime
@@ -78,7 +81,7 @@ WIRE = Overheads(
 REALITY = Calibration("reality", TRUTH, {regime: SPREAD for regime in REGIMES}, overheads=WIRE)
 
 
-def noisy(num_requests: int, qps: float, seed: int) -> RecordedRun:
+def noisy(num_requests: int, qps: float, seed: int, speed: MachineSpeed | None = None) -> RecordedRun:
     """Record a server with noisy steps behind a network and an HTTP server."""
     requests = arrivals(num_requests, qps, seed)
     sent = [
@@ -87,7 +90,7 @@ def noisy(num_requests: int, qps: float, seed: int) -> RecordedRun:
     ]
     calls = [start()]
     policy = Recorded(make_policy("niyama", OnlineModel()), calls.append)
-    twin = serve(policy, sent, REALITY, LIMITS, seed)
+    twin = serve(policy, sent, REALITY, LIMITS, seed, speed=speed)
     records = [
         Record(
             id=one.record_id,
@@ -119,6 +122,25 @@ def test_a_calibrated_twin_is_as_good_as_one_that_knows_the_truth() -> None:
         assert all(abs(share) < 0.02 * factor for share in error["attainment"]["strict"].values())
         assert abs(error["steps"]) < 0.03
         assert abs(twin["error"]["ttlt_s"]["all"]["p50"]) < 0.07 * factor
+
+
+def test_a_machine_that_changes_its_speed_is_followed() -> None:
+    shape = BatchShape(256, 16, 4000)
+    slowness = {0.0: 0.8, 10.0: 1.3, 20.0: 1.0, 30.0: 1.4}
+    drift = MachineSpeed(
+        [Step(shape, at, at + k * TRUTH.predict_s(shape), 16, is_clean=True) for at, k in slowness.items()],
+        TRUTH,
+    )
+    run = noisy(300, 7.0, 7, drift)
+    usual, own = (replay(run, REALITY, repeats=4, wants_own_speed=wanted).report for wanted in (False, True))
+    assert usual["own_speed"] is None
+    assert own["own_speed"]["fastest"] == pytest.approx(0.8, abs=0.1)
+    assert own["own_speed"]["slowest"] == pytest.approx(1.4, abs=0.1)
+    for percent in ("p50", "p90"):
+        assert usual["error"]["ttlt_s"]["all"][percent] < -0.1
+        assert abs(own["error"]["ttlt_s"]["all"][percent]) < 0.07
+    assert "At the machine's own speed" in describe(own)
+    assert "--own-speed" in describe(usual)
 
 
 def test_the_same_seed_gives_the_same_report() -> None:

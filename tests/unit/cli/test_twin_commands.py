@@ -28,6 +28,9 @@ def test_a_run_is_calibrated_and_replayed(
     found = json.loads(report.read_text())
     assert abs(found["error"]["ttlt_s"]["all"]["p50"]) < 0.02
     assert found["parity"]["plans_different"] == 0
+    assert found["own_speed"] is None
+    assert main(["replay", str(folder), *words, "--own-speed"]) == 0
+    assert json.loads(report.read_text())["own_speed"]["slowest"] == pytest.approx(1.0, abs=0.05)
     assert set(found["measured"]) == set(found["simulated"]) == set(found["error"])
     assert set(found["measured"]["ttft_s"]) == {"all", "batch", "chat"}
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
