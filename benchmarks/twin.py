@@ -2,7 +2,7 @@
 
 The demo model on this machine's CPU, real vLLM end to end. One server is recorded at each load to be
 tested, others at several loads for the calibration: one before each test and one after the last, for a
-shared machine is some 5 % faster or slower from one minute to the next, and a request's median time at
+shared machine is a tenth faster or slower from one minute to the next, and a request's median time at
 load 0.85 moves four to six times as much. Load 1.0 is what stock vLLM sustains here, measured first.
 SLOs follow the rule of `niyama compare`. Nothing else should run.
 

@@ -37,6 +37,16 @@ class Clock:
         gc.collect()
 
 
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def collector(clock: Clock) -> QuietCollector:
+    return QuietCollector(clock.collect, clock)
+
+
 def make_due() -> None:
     """Let as many middle collections pass as make a full one worth its while."""
     for _ in range(DUE + 1):
@@ -62,9 +72,7 @@ def test_thresholds_come_back_after_an_error(threshold: tuple[int, int, int]) ->
     assert gc.get_threshold() == threshold
 
 
-async def test_nothing_is_collected_while_a_request_is_open() -> None:
-    clock = Clock()
-    collector = QuietCollector(clock.collect, clock)
+async def test_nothing_is_collected_while_a_request_is_open(clock: Clock, collector: QuietCollector) -> None:
     with collector.open_request():
         with collector.open_request():
             make_due()
@@ -74,9 +82,7 @@ async def test_nothing_is_collected_while_a_request_is_open() -> None:
     assert len(clock.collected_at) == 1
 
 
-async def test_a_request_that_comes_at_once_is_not_held_up() -> None:
-    clock = Clock()
-    collector = QuietCollector(clock.collect, clock)
+async def test_a_request_that_comes_at_once_is_not_held_up(clock: Clock, collector: QuietCollector) -> None:
     with collector.open_request():
         make_due()
     with collector.open_request():
@@ -84,18 +90,16 @@ async def test_a_request_that_comes_at_once_is_not_held_up() -> None:
         assert not clock.collected_at
 
 
-async def test_little_garbage_is_not_worth_a_collection() -> None:
-    clock = Clock()
-    collector = QuietCollector(clock.collect, clock)
+async def test_little_garbage_is_not_worth_a_collection(clock: Clock, collector: QuietCollector) -> None:
     with collector.open_request():
         pass
     await settle()
     assert not clock.collected_at
 
 
-async def test_a_process_that_is_never_quiet_collects_now_and_then() -> None:
-    clock = Clock()
-    collector = QuietCollector(clock.collect, clock)
+async def test_a_process_that_is_never_quiet_collects_now_and_then(
+    clock: Clock, collector: QuietCollector
+) -> None:
     with collector.open_request():
         for _ in range(100):
             make_due()
@@ -112,9 +116,7 @@ async def test_thresholds_stay_until_the_first_request(threshold: tuple[int, int
         assert gc.get_threshold() == (*threshold[:2], NEVER)
 
 
-async def test_a_request_that_fails_counts_as_closed() -> None:
-    clock = Clock()
-    collector = QuietCollector(clock.collect, clock)
+async def test_a_request_that_fails_counts_as_closed(clock: Clock, collector: QuietCollector) -> None:
     make_due()
     with pytest.raises(RuntimeError), collector.open_request():
         raise RuntimeError

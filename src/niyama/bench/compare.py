@@ -1,9 +1,9 @@
 """The comparison: every contestant in turn, the same requests at the same instants to each.
 
     basis      stock vLLM with the largest chunk: what it sustains (load 1), and the SLO rule's step time
-    tuning     stock vLLM with every chunk: which has the highest knee, or is best at load 1
-    scenarios  each in turn by every contestant, one server at a time
     knees      the highest load that keeps every class in time; stock vLLM with every chunk, the best counts
+    tuning     stock vLLM's best chunk: the one with the highest knee, or the best at load 1
+    scenarios  each in turn by every contestant, one server at a time
 
 What is done is in the store; a second call goes on where the first one ended.
 """

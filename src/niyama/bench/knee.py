@@ -29,19 +29,18 @@ Holds = Callable[[float], Awaitable[bool]]
 """Tries a load and says whether it holds."""
 
 
-def search(floor: float = 0.0, guess: float = GUESS) -> Generator[float, bool | None, float]:
+def search(floor: float = 0.0) -> Generator[float, bool | None, float]:
     """Yield loads to try, be told whether each holds, and return the highest of the grid that does.
 
     Args:
         floor: A load known to hold, by another configuration; 0 if none is. Only what is better
             is of interest, so the next load above it is tried first; returned if that does not hold.
-        guess: Where to look first without a floor.
 
     Costs about log2 of the grid's size, one try if the floor cannot be raised.
     """
     low = sum(load <= floor + 1e-9 for load in GRID)  # so many loads of the grid are known to hold
     high = len(GRID)  # and so many may
-    tried = low + 1 if floor else min(high, max(1, round(guess / STEP)))
+    tried = low + 1 if floor else min(high, max(1, round(GUESS / STEP)))
     while low < high:
         if (yield GRID[tried - 1]):
             low = tried

@@ -60,5 +60,9 @@ class MachineSpeed:
         place = bisect_right(self._windows, self._window(now_s)) - 1
         return self._slowness[max(0, place)]
 
+    def to_mapping(self) -> dict[str, float]:
+        """Return what a report says of it."""
+        return {"window_s": self.window_s, "fastest": self.fastest, "slowest": self.slowest}
+
     def _window(self, now_s: float) -> int:
         return int(now_s // self.window_s)

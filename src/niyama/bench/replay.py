@@ -79,8 +79,7 @@ def replay(
         "simulated": mean,
         "simulated_spread": _spread(simulated),
         "error": errors(real, mean),
-        "own_speed": speed
-        and {"window_s": speed.window_s, "fastest": speed.fastest, "slowest": speed.slowest},
+        "own_speed": None if speed is None else speed.to_mapping(),
         "steps_against_profile": errors_by_regime(calibration.step, clean_steps(run.steps)),
         "realised_otherwise_by_cause": dict(sorted(run.log.causes.items())),
     }
