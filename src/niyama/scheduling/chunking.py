@@ -61,6 +61,7 @@ def fill(
     limit_s: float | None,
     limits: Limits,
     model: LatencyModel,
+    usable_s: Callable[[float], float] = lambda left_s: left_s,
 ) -> Filled:
     """Give each job in turn as many tokens as time, budget and memory allow.
 
@@ -75,6 +76,7 @@ def fill(
             but the token budget bounds it, whatever is due.
         limits: What the engine can take.
         model: Predicts the step.
+        usable_s: Returns how much of the time until a first token is due the step may be planned to take.
 
     Returns:
         Chunks within all limits (L2, L3, L7). Costs O(log n) per job read.
@@ -102,7 +104,7 @@ def fill(
         if num_tokens < job.remaining:
             break
         if limit_s is not None and job.due_at > now_s:
-            limit_s = min(limit_s, job.due_at - now_s)
+            limit_s = min(limit_s, usable_s(job.due_at - now_s))
     if filled.chunks:
         filled.spares = _next_in_line(passed_over, order, filled.chunks)
     return filled

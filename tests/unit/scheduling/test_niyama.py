@@ -174,6 +174,19 @@ def test_chunk_is_what_fits_the_time_until_the_next_token_is_due() -> None:
     assert 80 < plan.chunks[0].num_tokens <= 192
 
 
+def test_what_rides_along_with_a_first_token_leaves_the_reserve_too() -> None:
+    """No decode binds, so the step's end is bound by the first token alone, due in 0.5 s."""
+    host = engine()
+    ask(host, "asker", Slo(ttft_s=0.5, tbt_s=0.5), 32)
+    ask(host, "batch", Slo(ttlt_s=500.0), 5000, expected=1)
+    policy = host.policy
+    assert isinstance(policy, NiyamaPolicy)
+    plan = policy.plan(host.now_s, LIMITS)
+    assert [chunk.request_id for chunk in plan.chunks] == ["asker", "batch"]
+    time_s = 0.5 - min(policy._stall_s, RESERVE_SHARE * 0.5)
+    assert plan.shape.num_prefill_tokens == math.floor((time_s - 0.125) * 512)
+
+
 def test_reserve_follows_what_the_engine_showed() -> None:
     host = engine()
     ask(host, "reader", Slo(ttft_s=9.0, tbt_s=0.5), 64, num_output=4000)
