@@ -44,8 +44,9 @@ STALL_OVERRUNS: Final = 2.0
 """A stall lasts so many times the worst that a step lately took beyond prediction and margin, at most so
 many average steps. More than once: tokens have a way to go yet."""
 
-RESERVE_SHARE: Final = 0.4
-"""Of the slack at most this share is kept for a stall."""
+RESERVE_SHARE: Final = 0.5
+"""Of the slack at most this share is kept for a stall: in the long run one token's time, so that a token
+may come as late as that."""
 
 OVERRUN_MEMORY_S: Final = 60.0
 FIRST_OVERRUN_S: Final = 0.1
