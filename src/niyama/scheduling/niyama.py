@@ -49,7 +49,7 @@ RESERVE_SHARE: Final = 0.5
 may come as late as that."""
 
 OVERRUN_MEMORY_S: Final = 60.0
-FIRST_OVERRUN_S: Final = 0.1
+FIRST_OVERRUN_S: Final = 0.025
 """How long the worst step counts, fading, and what is assumed of an engine that has shown nothing."""
 
 SHARE_RATE: Final = 0.05

@@ -7,7 +7,9 @@ schedules in its own order, and a fresh policy takes over the live requests soon
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections.abc import Mapping
 from typing import Any, cast
 
 from niyama.engines.vllm import compat
@@ -116,6 +118,20 @@ class Host:
     def launched(self) -> None:
         """The launch of the last scheduled step is over."""
         self._flight.launched(time.monotonic())
+
+    def hand_over(self, outputs: Mapping[int, Any]) -> None:
+        """Put the tokens of a step in order, those of the tightest TBT first, for each API server.
+
+        It hands them on to the clients one by one: who is last waits for all others. Costs nothing while
+        nobody decodes at a TBT, else under a microsecond per token.
+        """
+        try:
+            views = self._views
+            if self.policy.paces:
+                for ready in outputs.values():
+                    ready.outputs.sort(key=lambda one: _tbt_s(views.get(one.request_id)))
+        except Exception:
+            self._fail("hand over")
 
     def after_step(self, output: Any, runner_output: Any) -> None:
         """Take note of a step's end."""
@@ -276,3 +292,7 @@ class Host:
         computed = {i: int(requests[i].num_computed_tokens) for i in (*self._prefilling, *self._decoding)}
         left = {i: max(1, int(requests[i].num_tokens) - computed[i]) for i in self._prefilling}
         return [Prefill(i, 0, done, left.get(i, 0)) for i, done in computed.items()]
+
+
+def _tbt_s(request: Request | None) -> float:
+    return math.inf if request is None or request.slo.tbt_s is None else request.slo.tbt_s
