@@ -2,8 +2,8 @@
 
 The time of a step is the slack of the tightest decode; the chunk is the most prefill tokens whose
 predicted step, margin included, fits into it (paper, "Dynamic chunking"). A first token comes
-out when its step ends, so once a chunk completes an urgent prefill, what is put on top must not
-make that late either.
+out when its step ends, so once a chunk completes an urgent prefill, what is put on top must leave
+half of the time until that is due.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from typing import Final
 
 from niyama.scheduling.ledger import Job, Phase
 from niyama.scheduling.policy import BatchShape, Chunk, LatencyModel, Limits
+
+RIDE_SHARE: Final = 0.5
+"""Others ride along with a first token for at most this share of the time until it is due. A longer step
+would save little, the fixed cost of one step, and what delays it by a few per cent would cost a promise."""
 
 NUM_SPARES: Final = 8
 """How many more requests may be offered tokens that the chunks leave over."""
@@ -61,7 +65,6 @@ def fill(
     limit_s: float | None,
     limits: Limits,
     model: LatencyModel,
-    usable_s: Callable[[float], float] = lambda left_s: left_s,
 ) -> Filled:
     """Give each job in turn as many tokens as time, budget and memory allow.
 
@@ -76,7 +79,6 @@ def fill(
             but the token budget bounds it, whatever is due.
         limits: What the engine can take.
         model: Predicts the step.
-        usable_s: Returns how much of the time until a first token is due the step may be planned to take.
 
     Returns:
         Chunks within all limits (L2, L3, L7). Costs O(log n) per job read.
@@ -104,7 +106,7 @@ def fill(
         if num_tokens < job.remaining:
             break
         if limit_s is not None and job.due_at > now_s:
-            limit_s = min(limit_s, usable_s(job.due_at - now_s))
+            limit_s = min(limit_s, RIDE_SHARE * (job.due_at - now_s))
     if filled.chunks:
         filled.spares = _next_in_line(passed_over, order, filled.chunks)
     return filled

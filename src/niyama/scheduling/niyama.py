@@ -119,7 +119,9 @@ class NiyamaPolicy(BasePolicy):
         relegated = self._relegate(now_s + stall_s)
         restored = self._restore(now_s + stall_s)
         slack_s = self.slack_s(now_s)
-        time_s = self._usable_s(slack_s)
+        # Part is kept so that a stall breaks no promise. It costs little: what one step leaves unused is
+        # slack for the next, until somebody begins to decode who has none.
+        time_s = slack_s - max(0.0, min(stall_s, RESERVE_SHARE * slack_s))
         sitting = self._sit_out(now_s, slack_s, time_s, limits)
         filled = self._fill(sitting.decodes, now_s, time_s, limits)
         if sitting.request_ids and not filled.chunks:
@@ -129,17 +131,7 @@ class NiyamaPolicy(BasePolicy):
         return self._planned(filled, slack_s, relegated, restored, sitting.request_ids)
 
     def _fill(self, decodes: BatchShape, now_s: float, time_s: float, limits: Limits) -> Filled:
-        return fill(
-            self.in_order(), self.started_in_order, decodes, now_s, time_s, limits, self.model, self._usable_s
-        )
-
-    def _usable_s(self, slack_s: float) -> float:
-        """Return the slack less a part that is kept so that a stall breaks no promise.
-
-        It costs little: what one step leaves unused is slack for the next, until somebody begins to decode
-        who has none.
-        """
-        return slack_s - max(0.0, min(self._stall_s, RESERVE_SHARE * slack_s))
+        return fill(self.in_order(), self.started_in_order, decodes, now_s, time_s, limits, self.model)
 
     def _nobody(self, limits: Limits) -> Sitting:
         return Sitting([], self.ledger.decode_shape(limits.tokens_per_decode), 1.0)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 from tests.property.hosts import linear_model
@@ -32,10 +32,9 @@ def run(
     limit_s: float | None = math.inf,
     num_decodes: int = 0,
     now_s: float = 0.0,
-    usable_s: Callable[[float], float] = lambda left_s: left_s,
 ) -> Filled:
     started = [j for j in jobs if j.phase is Phase.PREFILLING]
-    return fill(jobs, lambda: started, BatchShape(0, num_decodes), now_s, limit_s, limits, MODEL, usable_s)
+    return fill(jobs, lambda: started, BatchShape(0, num_decodes), now_s, limit_s, limits, MODEL)
 
 
 def test_fill_without_decodes_uses_the_whole_budget() -> None:
@@ -65,15 +64,10 @@ def test_fill_no_time_limit_ignores_what_is_due() -> None:
 
 
 def test_fill_does_not_delay_the_first_token_that_it_completes() -> None:
-    """`a` alone ends at 0.64 and is due at 0.75, so 28 tokens more may ride along."""
-    filled = run([job("a", 100, due_at=0.75), job("b", 9000)])
+    """`a` alone ends at 0.64 and is due at 1.5: 28 tokens more may ride along until half of that."""
+    filled = run([job("a", 100, due_at=1.5), job("b", 9000)])
     assert filled.chunks == [Chunk("a", 100), Chunk("b", 28)]
-
-
-def test_fill_rides_along_only_in_what_may_be_used_of_the_time_until_a_first_token() -> None:
-    """Due in 0.875, 0.75 of it usable: the 28 tokens of the case above."""
-    filled = run([job("a", 100, due_at=0.875), job("b", 9000)], usable_s=lambda left_s: left_s - 0.125)
-    assert filled.chunks == [Chunk("a", 100), Chunk("b", 28)]
+    assert run([job("a", 100, due_at=1.25), job("b", 9000)]).chunks == [Chunk("a", 100)]
 
 
 def test_fill_first_token_that_is_late_anyway_does_not_hold_others_back() -> None:
