@@ -34,8 +34,9 @@ HEARTBEAT_S = 0.02
 Progress = Callable[["Flight"], None]
 """Hears of the run, ten times a second or so."""
 
-Settle = Callable[[Record], str | None]
-"""Hears of every answer that ended; returns why the run has nothing more to show, or None."""
+Settle = Callable[[Record, Sequence[Record], float], str | None]
+"""Hears of every answer that ended, with all records of the run and the time since it began, seconds;
+returns why the run has nothing more to show, or None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +197,7 @@ async def _send(sender: Sender, flight: Flight, call: Call, settle: Settle | Non
     elif not record.has_left:
         flight.num_errors_in_a_row = 0
     if settle is not None and flight.settled_by is None:
-        flight.settled_by = settle(record)
+        flight.settled_by = settle(record, flight.records, sender.now_s())
         if flight.settled_by is not None:
             raise _Settled
 

@@ -21,8 +21,11 @@ def is_in_time(late_share: Mapping[str, float]) -> bool:
 
 
 def passes(row: Mapping[str, Any]) -> bool:
-    """Whether a run that counts kept every class in time."""
-    return not row["errors"] and is_in_time(row["late_share"])
+    """Whether a run that counts kept every class in time.
+
+    One that ended early did not: those who had waited too long have no answer that could be judged.
+    """
+    return not row["errors"] and not row.get("settled_by") and is_in_time(row["late_share"])
 
 
 Holds = Callable[[float], Awaitable[bool]]

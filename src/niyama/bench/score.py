@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -74,22 +74,55 @@ class LateWatch:
     """Tells as soon as a class has more late requests than a share of all that are planned of it.
 
     What is still to come cannot change that, so a search for the highest load in time ends the run there.
+    Who has waited for longer than promised counts at once, and not when the answer ends: a request that
+    is set aside may be served last of all.
     """
 
-    def __init__(self, planned: Iterable[Planned], book: QosBook, max_share: float) -> None:
+    def __init__(self, planned: Sequence[Planned], book: QosBook, max_share: float) -> None:
         """Take what is planned, and the share from 0 to 1 that may be late by the criterion `strict`."""
         self._book = book
+        self._num_late: Counter[str] = Counter()
+        self._overdue: set[str] = set()
         num = Counter(request.qos_class for request in planned)
         self._num_allowed = {name: int(max_share * count) for name, count in num.items()}
-        self._num_late: Counter[str] = Counter()
+        # Per class, when the longest promise of each request is over, and its place in the plan.
+        self._ends: defaultdict[str, deque[tuple[float, int]]] = defaultdict(deque)
+        for place, request in enumerate(planned):
+            slo = book.classes[request.qos_class].slo
+            promised_s = slo.ttlt_s if slo.ttft_s is None else slo.ttft_s
+            if promised_s is not None:
+                self._ends[request.qos_class].append((request.due_at + promised_s, place))
 
-    def __call__(self, record: Record) -> str | None:
-        """Count an answer that ended; return a class that is settled, in words."""
-        name = record.qos_class
-        self._num_late[name] += sum(one.is_late("strict") for one in judge([record], self._book))
-        if self._num_late[name] <= self._num_allowed[name]:
-            return None
-        return f"{self._num_late[name]} late requests of class {name}"
+    def __call__(self, record: Record, records: Sequence[Record], now_s: float) -> str | None:
+        """Count an answer that ended, and who is overdue; return a class that is settled, in words.
+
+        Args:
+            record: Whose answer ended.
+            records: Of all that are planned, in the order of the plan.
+            now_s: The time since the run began.
+        """
+        if record.id not in self._overdue:
+            self._num_late[record.qos_class] += sum(
+                one.is_late("strict") for one in judge([record], self._book)
+            )
+        for overdue in self._newly_overdue(records, now_s):
+            self._overdue.add(overdue.id)
+            self._num_late[overdue.qos_class] += 1
+        for name in (record.qos_class, *self._num_late):
+            if self._num_late[name] > self._num_allowed[name]:
+                return f"{self._num_late[name]} late requests of class {name}"
+        return None
+
+    def _newly_overdue(self, records: Sequence[Record], now_s: float) -> Iterator[Record]:
+        """Yield who waits, for longer than promised since the last call. O(1) per request in all."""
+        for name, ends in self._ends.items():
+            has_ttft = self._book.classes[name].slo.ttft_s is not None
+            while ends and ends[0][0] < now_s:
+                promised_at, place = ends.popleft()
+                record = records[place]
+                is_open = record.sent_at is not None and record.finished_at is None
+                if is_open and not (has_ttft and record.token_at and record.token_at[0] <= promised_at):
+                    yield record
 
 
 def score(records: Sequence[Record], book: QosBook, criterion: Criterion, wall_s: float) -> dict[str, Any]:

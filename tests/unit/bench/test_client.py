@@ -252,7 +252,9 @@ def test_a_settled_run_ends_at_once_and_who_waits_has_left() -> None:
 
     ended: list[str] = []
 
-    def settle(record: Record) -> str | None:
+    def settle(record: Record, records: Sequence[Record], now_s: float) -> str | None:
+        assert record in records
+        assert now_s >= (record.finished_at or 0.0)
         ended.append(record.id)
         return "three" if len(ended) == 3 else None
 

@@ -73,7 +73,11 @@ def _planned(qos_class: str) -> Planned:
 
 def test_a_class_is_settled_once_its_share_is_used_up_whatever_comes() -> None:
     planned = [_planned(name) for name in ("chat",) * 200 + ("batch",) * 99]
-    watch = LateWatch(planned, BOOK, 0.01)
+    settles = LateWatch(planned, BOOK, 0.01)
+
+    def watch(one: Record) -> str | None:
+        return settles(one, [], -1.0)
+
     in_time, late = record("chat", [1.0]), record("chat", [2.5])
     assert [watch(one) for one in (in_time, late, late)] == [None] * 3, "2 of 200 may be late"
     assert watch(record("chat", [3.0], has_left=True)) is None, "who left is not scored"
@@ -81,6 +85,25 @@ def test_a_class_is_settled_once_its_share_is_used_up_whatever_comes() -> None:
     assert watch(record("batch", [9.0])) is None
     assert watch(late) == "3 late requests of class chat"
     assert watch(record("batch", [10.5])) == "1 late requests of class batch", "none of 99 may be late"
+
+
+def test_who_waits_for_too_long_counts_before_the_answer_ends_and_only_once() -> None:
+    watch = LateWatch([_planned("chat")] * 200 + [_planned("batch")] * 99, BOOK, 0.01)
+    in_time, reading = record("chat", [1.0]), record("chat", [1.0], finished_at=None)
+    waiting = [record("chat", [], id=f"w{number}", finished_at=None) for number in range(2)]
+    answered = [record("batch", [9.0]) for _ in range(98)]
+    batch = record("batch", [3.0], finished_at=None)
+    records = [in_time, reading, *waiting, *[in_time] * 196, *answered, batch]
+    assert watch(in_time, records, 2.0) is None
+    assert watch(in_time, records, 2.1) is None, "two of 200 may be late"
+    for one in waiting:
+        one.token_at.append(2.5)
+        one.finished_at = 2.5
+        assert watch(one, records, 2.5) is None, "it has been counted"
+    assert watch(record("chat", [2.5]), records, 2.6) == "3 late requests of class chat"
+    assert LateWatch([_planned("batch")] * 99, BOOK, 0.01)(answered[0], [*answered, batch], 10.1) == (
+        "1 late requests of class batch"
+    ), "a TTLT is over though the first token came"
 
 
 def test_rates_are_per_second_of_the_run() -> None:
