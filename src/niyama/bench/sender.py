@@ -126,6 +126,7 @@ class Sender:
         """Send a request now, read its answer to the end, and fill in its record."""
         record = call.record
         stream = AnswerStream(is_counted=self._target.is_counted)
+        record.token_at = stream.token_at  # the same list: whoever looks on sees what has come
         limit_s = self._answer_limit_s
         try:
             async with asyncio.timeout(min(limit_s, call.leave_after_s or limit_s)):
@@ -137,7 +138,6 @@ class Sender:
         except self._failures as error:
             record.error = one_line(f"{type(error).__name__}: {error}")[:300]
         record.finished_at = self.now_s()
-        record.token_at = stream.token_at
         record.num_prompt_tokens_served = stream.num_prompt_tokens
         if stream.token_at:
             record.num_output_tokens_served = stream.num_output_tokens or len(stream.token_at)

@@ -267,6 +267,22 @@ def test_a_settled_run_ends_at_once_and_who_waits_has_left() -> None:
     assert client_figures(flight, SLACK)["valid"]
 
 
+def test_tokens_of_an_answer_that_goes_on_are_seen() -> None:
+    async def script(reply: Reply) -> None:
+        if reply.headers["x-request-id"].endswith("r0"):
+            await reply.send(reply.event(1))
+            await asyncio.sleep(600)
+        await answer_fully(reply)
+
+    def settle(record: Record, records: Sequence[Record], now_s: float) -> str | None:
+        return "seen" if len(records[0].token_at) == 1 and records[0].finished_at is None else None
+
+    with sse_server(script=script) as server:
+        flight = fly(server, planned(100, 0.02), settle=settle)
+    assert flight.settled_by == "seen"
+    assert flight.records[0].has_left
+
+
 def test_errors_that_are_not_in_a_row_do_not_stop_it() -> None:
     async def script(reply: Reply) -> None:
         await (refuse if int(reply.headers["x-request-id"].rpartition("r")[2]) % 2 else answer_fully)(reply)
