@@ -3,7 +3,7 @@
 Real vLLM scheduler classes, no model: a fake forward pass returns one token per request at once.
 256 requests decode; 100, 1,000 or 10,000 wait. Every step one request finishes and one arrives.
 Prints, per number of waiting requests, the median and p99 of vLLM's own `schedule()` and of what
-Niyama adds to the step (plan, steer, take note of the launch, order the tokens, take note of the end), and
+Niyama adds to the step (plan, steer, take note of the launch, take note of the end), and
 the ratio of the medians. Expected: ratio at most 0.10 at 1,000 waiting, and the added median
 grows by less than half from 100 to 10,000.
 
@@ -146,7 +146,7 @@ def measure(num_running: int, num_waiting: int, num_steps: int, policy: str) -> 
     for _ in range(num_waiting):
         traffic.arrive(traffic.rng.randrange(50, 2000))
     ours, theirs = Clocked(), Clocked()
-    for name in ("before_schedule", "after_schedule", "hand_over", "after_step"):
+    for name in ("before_schedule", "after_schedule", "after_step"):
         ours.wrap(scheduler.niyama, name)
     own_schedule = Scheduler.schedule
     clock = theirs

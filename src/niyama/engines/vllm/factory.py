@@ -41,7 +41,6 @@ class QosScheduling:
     ) -> Any:
         """Let vLLM take in the tokens, then tell the policy how the step went."""
         outputs = super().update_from_output(scheduler_output, model_runner_output, *args, **kwargs)  # type: ignore[misc]
-        self.niyama.hand_over(outputs)
         self.niyama.after_step(scheduler_output, model_runner_output)
         return outputs
 

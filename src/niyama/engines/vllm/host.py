@@ -7,9 +7,7 @@ schedules in its own order, and a fresh policy takes over the live requests soon
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Mapping
 from typing import Any, cast
 
 from niyama.engines.vllm import compat
@@ -53,7 +51,6 @@ class Host:
         self.books = Books(settings, vllm_version, self._decisions)
         self._views: dict[str, Request] = {}
         self._vllm_requests: dict[str, Any] = {}
-        self._tbt_s: dict[str, float] = {}
         self._prefilling: dict[str, Any] = {}
         self._decoding: dict[str, None] = {}
         self._preempted: list[str] = []
@@ -78,8 +75,6 @@ class Host:
             seen = view(self._scheduler, request, self._settings.book, now_s)
             self._vllm_requests[request.request_id] = request
             self._views[request.request_id] = seen.request
-            if seen.request.slo.tbt_s is not None:
-                self._tbt_s[request.request_id] = seen.request.slo.tbt_s
             self.books.arrive(seen)
             if not self._is_failed:
                 self.policy.arrive(seen.request, now_s)
@@ -121,20 +116,6 @@ class Host:
     def launched(self) -> None:
         """The launch of the last scheduled step is over."""
         self._flight.launched(time.monotonic())
-
-    def hand_over(self, outputs: Mapping[int, Any]) -> None:
-        """Put the tokens of a step in order, those of the tightest TBT first, for each API server.
-
-        It hands them on to the clients one by one: who is last waits for all others. Costs nothing while
-        nobody has a TBT, else a tenth of a microsecond per token.
-        """
-        try:
-            tbt_s = self._tbt_s
-            if tbt_s:
-                for ready in outputs.values():
-                    ready.outputs.sort(key=lambda one: tbt_s.get(one.request_id, math.inf))
-        except Exception:
-            self._fail("hand over")
 
     def after_step(self, output: Any, runner_output: Any) -> None:
         """Take note of a step's end."""
@@ -236,7 +217,6 @@ class Host:
             if request is None:
                 continue
             self._views.pop(request_id, None)
-            self._tbt_s.pop(request_id, None)
             self._prefilling.pop(request_id, None)
             self._decoding.pop(request_id, None)
             finished = str(request.get_finished_reason()) in ("stop", "length")
