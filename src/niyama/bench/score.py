@@ -85,7 +85,7 @@ class LateWatch:
         self._overdue: set[str] = set()
         num = Counter(request.qos_class for request in planned)
         self._num_allowed = {name: int(max_share * count) for name, count in num.items()}
-        # Per class, when the longest promise of each request is over, and its place in the plan.
+        # Per class, when each answer must have begun (TTFT) or be whole (TTLT), and its place in the plan.
         self._ends: defaultdict[str, deque[tuple[float, int]]] = defaultdict(deque)
         for place, request in enumerate(planned):
             slo = book.classes[request.qos_class].slo
@@ -120,8 +120,9 @@ class LateWatch:
             while ends and ends[0][0] < now_s:
                 promised_at, place = ends.popleft()
                 record = records[place]
-                is_open = record.sent_at is not None and record.finished_at is None
-                if is_open and not (has_ttft and record.token_at and record.token_at[0] <= promised_at):
+                num_needed = 1 if has_ttft else record.num_output_tokens
+                [needed_at] = record.token_at[num_needed - 1 : num_needed] or [math.inf]
+                if record.sent_at is not None and record.finished_at is None and needed_at > promised_at:
                     yield record
 
 

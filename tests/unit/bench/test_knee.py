@@ -71,3 +71,9 @@ def test_every_class_has_to_be_in_time() -> None:
 def test_a_run_with_errors_does_not_pass() -> None:
     assert passes({"errors": 0, "late_share": {"all": 0.0, "a": 0.0}})
     assert not passes({"errors": 1, "late_share": {"all": 0.0, "a": 0.0}})
+
+
+def test_a_run_that_ended_early_does_not_pass_whatever_its_answers_show() -> None:
+    row = {"errors": 0, "late_share": {"all": 0.0, "a": 0.0}}
+    assert passes({**row, "settled_by": None})
+    assert not passes({**row, "settled_by": "3 late requests of class a"})

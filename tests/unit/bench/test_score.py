@@ -92,7 +92,7 @@ def test_who_waits_for_too_long_counts_before_the_answer_ends_and_only_once() ->
     in_time, reading = record("chat", [1.0]), record("chat", [1.0], finished_at=None)
     waiting = [record("chat", [], id=f"w{number}", finished_at=None) for number in range(2)]
     answered = [record("batch", [9.0]) for _ in range(98)]
-    batch = record("batch", [3.0], finished_at=None)
+    batch = record("batch", [3.0], num_output_tokens=2, finished_at=None)
     records = [in_time, reading, *waiting, *[in_time] * 196, *answered, batch]
     assert watch(in_time, records, 2.0) is None
     assert watch(in_time, records, 2.1) is None, "two of 200 may be late"
@@ -104,6 +104,8 @@ def test_who_waits_for_too_long_counts_before_the_answer_ends_and_only_once() ->
     assert LateWatch([_planned("batch")] * 99, BOOK, 0.01)(answered[0], [*answered, batch], 10.1) == (
         "1 late requests of class batch"
     ), "a TTLT is over though the first token came"
+    ending = record("batch", [3.0, 9.9], finished_at=None)
+    assert LateWatch([_planned("batch")] * 99, BOOK, 0.01)(answered[0], [*answered, ending], 10.1) is None
 
 
 def test_rates_are_per_second_of_the_run() -> None:
