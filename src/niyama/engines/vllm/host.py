@@ -183,8 +183,9 @@ class Host:
         self._prefilling = candidates
         for done in launch.prefills:
             if done.remaining == 0:
-                del self._prefilling[done.request_id]
+                request = self._prefilling.pop(done.request_id)
                 self._decoding[done.request_id] = None
+                self._levers.begin_decode(request, self._views)
         self._flight.begin(InFlight(id(output), launch, self._plan, time.monotonic(), self.policy))
         self.books.begin(launch)
         if self._plan is not None:

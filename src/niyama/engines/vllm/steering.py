@@ -6,6 +6,8 @@ the waiting queues (facts: vllm/v1/core/sched/scheduler.py, `schedule`).
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -97,6 +99,25 @@ class Levers:
         left = int(request.num_tokens) - int(request.num_computed_tokens)
         return last.request_id if last.num_tokens < left else None
 
+    def begin_decode(self, request: Any, views: Mapping[str, Request]) -> None:
+        """Put a request whose prefill ends among the decodes: before those with a longer TBT or none.
+
+        A step's tokens leave the engine in the order of `running`, and the API server hands them on
+        one by one: who reads along at the tightest pace must not wait for all others. O(log n), and
+        a move within the list.
+        """
+        running: list[Any] = self._scheduler.running
+        if request not in running:
+            return  # vLLM has taken its KV since
+        now_at = running.index(request)
+        place = bisect_right(
+            running,
+            _tbt_s(views.get(request.request_id)),
+            hi=now_at,
+            key=lambda other: _tbt_s(views.get(other.request_id)),
+        )
+        running.insert(place, running.pop(now_at))
+
     def release(self) -> None:
         """Let vLLM schedule in its own order with its own budget."""
         self._scheduler.max_num_scheduled_tokens = self._full_budget
@@ -126,6 +147,12 @@ class Levers:
             running.sort(key=lambda r: (rank.get(r.request_id, 0), _expendable(views.get(r.request_id))))
         elif last and [r.request_id for r in running[-len(last) :]] != last:
             running.sort(key=lambda r: rank.get(r.request_id, 0))
+
+
+def _tbt_s(request: Request | None) -> float:
+    """Return the promised time between tokens, seconds; infinite if none was."""
+    tbt_s = None if request is None else request.slo.tbt_s
+    return math.inf if tbt_s is None else tbt_s
 
 
 def _expendable(request: Request | None) -> tuple[int, int, bool, float]:
