@@ -7,7 +7,6 @@ the waiting queues (facts: vllm/v1/core/sched/scheduler.py, `schedule`).
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -103,20 +102,17 @@ class Levers:
         """Put a request whose prefill ends among the decodes: before those with a longer TBT or none.
 
         A step's tokens leave the engine in the order of `running`, and the API server hands them on
-        one by one: who reads along at the tightest pace must not wait for all others. O(log n), and
-        a move within the list.
+        one by one: who reads along at the tightest pace must not wait for all others. O(running), once
+        per request.
         """
         running: list[Any] = self._scheduler.running
-        if request not in running:
-            return  # vLLM has taken its KV since
+        tbt_s = _tbt_s(views.get(request.request_id))
+        if tbt_s == math.inf or request not in running:
+            return  # nobody to pass, or vLLM has taken its KV since
+        # One by one, for prefills that wait in between are in another order.
+        slower = (n for n, other in enumerate(running) if _tbt_s(views.get(other.request_id)) > tbt_s)
         now_at = running.index(request)
-        place = bisect_right(
-            running,
-            _tbt_s(views.get(request.request_id)),
-            hi=now_at,
-            key=lambda other: _tbt_s(views.get(other.request_id)),
-        )
-        running.insert(place, running.pop(now_at))
+        running.insert(min(next(slower, now_at), now_at), running.pop(now_at))
 
     def release(self) -> None:
         """Let vLLM schedule in its own order with its own budget."""
