@@ -66,3 +66,21 @@ def test_duration_is_formatted_in_the_largest_whole_unit(seconds: float, text: s
 @given(st.integers(min_value=1, max_value=10**9))
 def test_duration_of_whole_milliseconds_round_trips(num_ms: int) -> None:
     assert parse_duration_s(format_duration(num_ms / 1000)) == num_ms / 1000
+
+
+@given(
+    st.integers(0, 10**9),
+    st.text("0123456789", min_size=1, max_size=15),
+    st.sampled_from(["ms", "s", "min", "h"]),
+)
+def test_duration_that_is_read_can_be_written_and_read_again(whole: int, decimals: str, unit: str) -> None:
+    try:
+        seconds = parse_duration_s(f"{whole}.{decimals}{unit}")
+    except ValueError:
+        return
+    assert parse_duration_s(format_duration(seconds)) == seconds
+
+
+@given(st.floats(1e-9, MAX_DURATION_S))
+def test_any_duration_round_trips_to_the_nanosecond(seconds: float) -> None:
+    assert parse_duration_s(format_duration(seconds)) == round(seconds, 9)
