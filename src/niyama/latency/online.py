@@ -56,11 +56,13 @@ _START_STEPS = 5
 _NEW_ROWS = 16
 # The prior's weight against one step, in features that no step has shown.
 _PRIOR_WEIGHT = 1e-3
-# How much of a step's relative error goes into the speeds, the largest error that counts, and how
-# far an error of the other costs speaks for prefill work too.
+# How much of a step's relative error goes into the speeds, and how far an error of the other costs
+# speaks for prefill work too.
 _SPEED_RATE = 0.15
-_SPEED_CLIP = 0.5
 _SPEED_SPILL = 0.2
+# What is left, after a step, of a speed's distance from that of the first steps. A model that is a little
+# wrong somewhere has an error that speeds and coefficients would push to and fro between them for ever.
+_SPEED_KEEP = 1.0 - 1.0 / 4096
 # Scores are over about the last 500 steps.
 _ERROR_RATE = 0.002
 # What time cuts off ends a step at a multiple of so many tokens (decision 15).
@@ -85,6 +87,7 @@ class OnlineModel(ChunkSearch):
         self._knee = knee_tokens
         self._prior = prior
         self._fitted: list[float] = list(prior)
+        self._log_first_speed = 0.0
         self._log_speed = 0.0
         self._log_prefill_speed = 0.0
         self._scales = (1.0,) * _SIZE
@@ -170,8 +173,10 @@ class OnlineModel(ChunkSearch):
         """Return what was learned and how well it does, recent steps weighing most.
 
         `mean_abs_error_share` is the mean absolute error over the mean step time; `late_share` the
-        share of steps beyond prediction plus margin.
+        share of steps beyond prediction plus margin; `slowness` how many times longer than in the first
+        steps every step and prefill work take, as far as that is not in the coefficients by now.
         """
+        speeds = (self._log_speed, self._log_prefill_speed)
         return {
             "model": "online",
             "num_steps": self._num_steps,
@@ -180,6 +185,7 @@ class OnlineModel(ChunkSearch):
             "mean_step_s": self._mean_s,
             "mean_abs_error_share": self._error_s / self._mean_s if self._mean_s else 0.0,
             "late_share": self._late_share,
+            "slowness": [math.exp(speed - self._log_first_speed) for speed in speeds],
         }
 
     def _judge(self, predicted_s: float, duration_s: float) -> None:
@@ -193,7 +199,8 @@ class OnlineModel(ChunkSearch):
     def _scale_prior(self, shape: BatchShape, duration_s: float) -> None:
         """Fit the prior to the machine with one factor: the median over the first steps."""
         as_prior_s = self.predict_s(shape) / math.exp(self._log_speed)
-        self._log_speed = self._log_prefill_speed = math.log(self._usual(duration_s / as_prior_s))
+        self._log_first_speed = math.log(self._usual(duration_s / as_prior_s))
+        self._log_speed = self._log_prefill_speed = self._log_first_speed
         if self._num_steps == _START_STEPS:
             self._ratios.clear()
         self._rescale()
@@ -226,13 +233,20 @@ class OnlineModel(ChunkSearch):
         return sums
 
     def _follow_speed(self, shape: BatchShape, predicted_s: float, ratio: float) -> None:
-        """Give each speed its part of the error, by its part of the prediction."""
+        """Give each speed its part of the error, by its part of the prediction.
+
+        The error is the one whose mean the fit makes zero, `ratio - 1`. With any other, such as a logarithm
+        or a clipped one, scatter alone would move the speeds on and on, and the coefficients against them.
+        """
         c = self._coefficients
         other_s = c.fixed + c.decode * shape.num_decode_tokens + c.decode_context * shape.decode_context
         other_share = (other_s + c.mixed if shape.num_prefill_tokens else other_s) / predicted_s
-        error = _SPEED_RATE * max(-_SPEED_CLIP, min(_SPEED_CLIP, math.log(ratio)))
-        self._log_speed += error * other_share
-        self._log_prefill_speed += error * (1.0 - other_share + _SPEED_SPILL * other_share)
+        error, home = _SPEED_RATE * (ratio - 1.0), self._log_first_speed
+        self._log_speed = home + _SPEED_KEEP * (self._log_speed - home) + error * other_share
+        prefill_share = 1.0 - other_share + _SPEED_SPILL * other_share
+        self._log_prefill_speed = (
+            home + _SPEED_KEEP * (self._log_prefill_speed - home) + error * prefill_share
+        )
 
     def _fit(self) -> None:
         """Solve for the coefficients from the sums of all regimes."""

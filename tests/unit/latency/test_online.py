@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,13 @@ def _mixed(rng: random.Random) -> BatchShape:
     return _decodes(rng) if rng.random() < 0.7 else _chunks(rng)
 
 
+def _busy(rng: random.Random) -> BatchShape:
+    """Few kinds of steps, each often."""
+    num_decodes = rng.randrange(10, 90)
+    shape = BatchShape(0, num_decodes, num_decodes * rng.randrange(300, 900))
+    return shape.with_chunk(rng.choice([64, 128, 256, 512, 900]), 800) if rng.random() < 0.6 else shape
+
+
 class _Drive:
     """Feeds a model with noisy steps of a made-up machine and keeps score."""
 
@@ -63,12 +71,13 @@ class _Drive:
         slower: float = 1.0,
         learn: bool = True,
         stalls: float = 0.0,
+        noise: float = 0.05,
     ) -> float:
         """Run steps; return mean absolute error over mean duration, stalls not counted."""
         error_s = total_s = 0.0
         for _ in range(num_steps):
             shape = shapes(self.rng)
-            duration_s = self.machine(shape) * slower * self.rng.lognormvariate(0.0, 0.05)
+            duration_s = self.machine(shape) * slower * self.rng.lognormvariate(0.0, noise)
             error_s += abs(self.model.predict_s(shape) - duration_s)
             total_s += duration_s
             if learn:
@@ -123,6 +132,12 @@ def test_online_model_slow_decodes_alone_hardly_change_what_is_known_of_chunks(d
     before_s = drive.model.predict_s(only_chunk)
     drive.error(400, _decodes, slower=2.0)
     assert before_s < drive.model.predict_s(only_chunk) < 1.6 * before_s
+
+
+def test_online_model_noise_alone_does_not_move_its_speeds_in_the_long_run(drive: _Drive) -> None:
+    drive.error(40_000, _busy, noise=0.3)
+    slowness: Any = drive.model.stats()["slowness"]
+    assert all(0.6 < one < 1.6 for one in slowness), slowness
 
 
 @pytest.mark.parametrize("duration_s", [0.0, -1.0, math.nan, math.inf, -math.inf, 1e-12, 1e6])
