@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from itertools import islice
 from typing import Any, cast
 
-from niyama.asking import CLASS_KEY
+from niyama.asking import UNKNOWN_CLASS
 from niyama.engines.vllm.decisionlog import DecisionLog
+from niyama.engines.vllm.gaps import TokenGaps
 from niyama.engines.vllm.steplog import StepLog
 from niyama.engines.vllm.view import Viewed
 from niyama.scheduling.base import BasePolicy
@@ -51,8 +51,7 @@ class Books:
         self._decisions = decisions
         self._tracks: dict[str, _Track] = {}
         self._counts = {name: [0, 0, 0] for name in settings.book.classes}
-        self._emitting: deque[list[tuple[str, int]]] = deque()
-        self._ended_at = 0.0
+        self._gaps = TokenGaps(settings.book.classes)
         self._num_steps = 0
         self._chunk_tokens = 0
         self._known_problems: set[str] = set()
@@ -60,7 +59,7 @@ class Books:
     def arrive(self, seen: Viewed) -> None:
         """Count a request; our own probes are not counted."""
         if seen.problem is not None:
-            self._note_problem(seen.problem)
+            self._note_problem(seen.problem, seen.problem_code)
         if not seen.is_probe:
             self._promises.arrive(seen.request)
             self._tracks[seen.request.request_id] = _Track(seen.request.qos_class)
@@ -91,11 +90,14 @@ class Books:
         """Count a launch."""
         for request_id in launch.preempted:
             self._move(request_id, QUEUED)
-        self._emitting.append([(name, count[DECODING]) for name, count in self._counts.items()])
+        begun: list[tuple[str, str]] = []
         for done in launch.prefills:
             self._move(done.request_id, PREFILLING if done.remaining else DECODING)
             if not done.remaining and done.request_id in self._tracks:
-                self._tracks[done.request_id].is_relegated = False
+                track = self._tracks[done.request_id]
+                track.is_relegated = False
+                begun.append((done.request_id, track.qos_class))
+        self._gaps.begin(launch, begun)
         self._num_steps += 1
         self._chunk_tokens = launch.shape.num_prefill_tokens
 
@@ -105,10 +107,8 @@ class Books:
         shape = outcome.launch.shape
         predicted_s = model.predict_s(shape)
         self._telemetry.step(duration_s, predicted_s, shape.num_prefill_tokens)
-        for name, count in self._emitting.popleft():
-            if count:
-                self._telemetry.gaps(name, outcome.ended_at - self._ended_at, count)
-        self._ended_at = outcome.ended_at
+        for gap in self._gaps.observe(outcome):
+            self._telemetry.gaps(*gap)
         for request in self._promises.observe(outcome):
             self._telemetry.tbt_violations(request.qos_class, 1)
         if self._log is not None:
@@ -117,6 +117,7 @@ class Books:
     def end(self, request_id: str, now_s: float, *, aborted: bool) -> bool:
         """Count a request that is gone; return whether it was a probe."""
         track = self._tracks.pop(request_id, None)
+        self._gaps.end(request_id)
         verdict = self._promises.end(request_id, now_s, aborted=aborted)
         if track is None or verdict is None:
             return True
@@ -224,10 +225,10 @@ class Books:
             counts[phase] += 1
             track.phase = phase
 
-    def _note_problem(self, problem: str) -> None:
+    def _note_problem(self, problem: str, code: str | None) -> None:
         """Count an ask that could not be answered with an error here; log each kind once."""
         key = problem.partition(":")[0]
-        if key == CLASS_KEY:
+        if code == UNKNOWN_CLASS:
             self._telemetry.unknown_class()
         if key not in self._known_problems:
             self._known_problems.add(key)
