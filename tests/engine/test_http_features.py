@@ -108,6 +108,18 @@ def test_stop_string_ends_the_answer_before_it(server: Server) -> None:
     assert choice["text"] == whole[: whole.index(stop)]
 
 
+def test_answer_ended_by_a_stop_string_counts_as_finished(server: Server) -> None:
+    asked = prompt(30, seed=6)
+    stop = server.complete(prompt=asked, max_tokens=30)["choices"][0]["text"][10:14]
+    wait_until(lambda: not server.live_requests(), "all requests are gone")
+    before = server.state()["classes"]["batch"]
+    server.complete(prompt=asked, max_tokens=30, stop=stop, vllm_xargs={"niyama_class": "batch"})
+    wait_until(lambda: not server.live_requests(), "the request is gone")
+    after = server.state()["classes"]["batch"]
+    assert after["aborted"] == before["aborted"]
+    assert after["met"] + after["missed"] == before["met"] + before["missed"] + 1
+
+
 def test_json_schema_is_obeyed(server: Server) -> None:
     import jsonschema  # type: ignore[import-untyped]  # it comes with vLLM
 

@@ -17,7 +17,7 @@ from niyama.engines.vllm.decisionlog import open_decision_log
 from niyama.engines.vllm.inflight import Flight, InFlight
 from niyama.engines.vllm.realised import completed, differences, extra_tokens, read_launch
 from niyama.engines.vllm.steering import Levers
-from niyama.engines.vllm.view import view
+from niyama.engines.vllm.view import is_whole, view
 from niyama.latency import OnlineModel
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.lawful import lawful
@@ -220,7 +220,7 @@ class Host:
             self._views.pop(request_id, None)
             self._prefilling.pop(request_id, None)
             self._decoding.pop(request_id, None)
-            finished = str(request.get_finished_reason()) in ("stop", "length")
+            finished = is_whole(request)
             is_probe = self.books.end(request_id, now_s, aborted=not finished)
             if not self._is_failed:
                 try:

@@ -14,6 +14,9 @@ from niyama.scheduling.policy import Request
 PROBE_KEY = "niyama_probe"
 """In `vllm_xargs`: a request of our own self-measurement, which counts in no statistics."""
 
+WHOLE = frozenset({"stop", "length", "repetition"})
+"""Finish reasons of a whole answer."""
+
 MAX_AGE_S = 600.0
 """A request cannot have arrived longer ago than this: then the wall clock was set."""
 
@@ -25,6 +28,7 @@ class Viewed:
     request: Request
     problem: str | None
     is_probe: bool
+    problem_code: str | None = None
 
 
 def arrived_at(request: Any, now_s: float) -> float:
@@ -60,4 +64,19 @@ def view(scheduler: Any, request: Any, book: QosBook, now_s: float) -> Viewed:
         ),
         problem=ask.problem,
         is_probe=is_probe,
+        problem_code=ask.problem_code,
     )
+
+
+def is_whole(request: Any) -> bool:
+    """Whether a vLLM request that has ended got its whole answer; else somebody gave it up.
+
+    A stop string is found in the API server's process, which then aborts the request here. That cannot
+    be told from a client that leaves, so an answer that may end by one counts as whole once it has begun
+    (vllm/v1/engine/output_processor.py).
+    """
+    reason = str(request.get_finished_reason())
+    if reason != "abort":
+        return reason in WHOLE
+    stop = getattr(request.sampling_params, "stop", None)
+    return bool(stop) and int(request.num_output_tokens) > 0
