@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 from niyama.durations import MAX_DURATION_S
@@ -25,6 +25,9 @@ TENANT_KEY = "niyama_tenant"
 OUTPUT_TOKENS_KEY = "niyama_output_tokens"
 SLO_KEYS = (TTFT_KEY, TBT_KEY, TTLT_KEY)
 ALL_KEYS = (CLASS_KEY, *SLO_KEYS, TENANT_KEY, OUTPUT_TOKENS_KEY)
+
+UNKNOWN_CLASS = "invalid_qos_class"
+"""Code of the error for a class that is not in the book."""
 
 _MAX_MS = MAX_DURATION_S * 1000
 _MAX_OUTPUT_TOKENS = 2**31 - 1
@@ -58,6 +61,7 @@ class Ask:
         tenant: Empty when the request names none.
         expected_output_tokens: The client's guess, >= 1, or None.
         problem: The first value that was ignored and why, or None.
+        problem_code: Short name of that problem for programs, such as `invalid_slo`, or None.
     """
 
     qos_class: QosClass
@@ -65,6 +69,7 @@ class Ask:
     tenant: str = ""
     expected_output_tokens: int | None = None
     problem: str | None = None
+    problem_code: str | None = None
 
 
 def slo_from_xargs(extra_args: Mapping[str, object] | None, book: QosBook) -> Ask:
@@ -79,7 +84,7 @@ def slo_from_xargs(extra_args: Mapping[str, object] | None, book: QosBook) -> As
     if not errors:
         return ask
     problem = f"{errors[0].key}: {errors[0]}"
-    return Ask(ask.qos_class, ask.slo, ask.tenant, ask.expected_output_tokens, problem)
+    return replace(ask, problem=problem, problem_code=errors[0].code)
 
 
 def resolve(fields: Mapping[str, object], book: QosBook) -> tuple[Ask, list[AskError]]:
@@ -122,7 +127,7 @@ def _class(key: str, value: object, book: QosBook) -> QosClass:
     found = book.classes.get(value) if isinstance(value, str) else None
     if found is None:
         known = listed(book.classes)
-        raise AskError(key, "invalid_qos_class", f"Unknown QoS class {shown(value)}. Known classes: {known}.")
+        raise AskError(key, UNKNOWN_CLASS, f"Unknown QoS class {shown(value)}. Known classes: {known}.")
     return found
 
 

@@ -82,7 +82,7 @@ def parse_book(text: str, source: str = "<string>") -> QosBook:
         QosFileError: anything else than a book that `book_from_mapping` takes.
     """
     try:
-        tree = read_tree(text)
+        tree = read_tree(text, _is_class_name)
     except YamlError as error:
         raise QosFileError(one_line(f"{source}:{error.line}: {error}")) from None
     try:
@@ -235,6 +235,14 @@ def _outside_name(path: FieldPath, name: str) -> str:
             path, f"{shown(name)} is not a usable name; allowed: 1 to 128 visible ASCII characters"
         )
     return name
+
+
+def _is_class_name(path: FieldPath) -> bool:
+    """Whether a field names a class: `1` and `on` mean the classes of these names, as they do as keys."""
+    match path:
+        case ("default",) | ("service_tiers" | "objectives", _) | ("tenants", _, "classes", _):
+            return True
+    return False
 
 
 def _known_class(path: FieldPath, value: object, classes: Mapping[str, QosClass]) -> str:

@@ -1,7 +1,8 @@
 """What the scheduler and the server have to agree on, and how it crosses a process border.
 
-`niyama serve` hands the settings to vLLM's processes as JSON in `NIYAMA_SETTINGS`; without the
-launcher the same mapping comes from vLLM's `--additional-config`.
+`niyama serve` hands the settings to vLLM's processes as JSON in `NIYAMA_SETTINGS`, with the path of
+the QoS file in place of a large one's content; without the launcher the same mapping comes from vLLM's
+`--additional-config`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from niyama.wording import listed, one_line, shown
 
 SETTINGS_VARIABLE = "NIYAMA_SETTINGS"
 """Environment variable with the settings as a JSON object."""
+
+MAX_ENV_BYTES = 128 * 1024 - len(SETTINGS_VARIABLE) - 2
+"""Longest value of that variable: with a longer one Linux starts no process (E2BIG)."""
 
 Pacing = Literal["strict", "paper"]
 
@@ -96,6 +100,27 @@ class Settings:
             allow_untested_vllm=_truth("allow_untested_vllm", mapping.get("allow_untested_vllm", False)),
             check_laws=_truth("check_laws", mapping.get("check_laws", False)),
         )
+
+    def to_env(self, qos_file: str | None = None) -> str:
+        """Return the value of `NIYAMA_SETTINGS` that `from_env` reads as these settings.
+
+        Args:
+            qos_file: The file that holds the book. Where the book is too large for the environment,
+                its path takes the book's place.
+
+        Raises:
+            SettingsError: too large, and no file to name.
+        """
+        mapping = self.to_mapping()
+        text = json.dumps(mapping, separators=(",", ":"))
+        if len(text) > MAX_ENV_BYTES and qos_file is not None and os.path.isfile(qos_file):
+            text = json.dumps(mapping | {"qos": os.path.abspath(qos_file)}, separators=(",", ":"))
+        if len(text) > MAX_ENV_BYTES:
+            raise SettingsError(
+                f"qos: the classes and tenants take {len(text)} bytes as JSON; allowed: {MAX_ENV_BYTES}, "
+                "or more in a regular file that is served as it is, without --emulate"
+            )
+        return text
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

@@ -7,6 +7,7 @@ configuration that a person should have to read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import yaml
@@ -17,6 +18,7 @@ FieldPath = tuple[str, ...]
 
 _PREFIX = "tag:yaml.org,2002:"
 _MAX_NUMBER_CHARS = 64
+_PLAIN = ("str", "null", "bool", "int", "float", "timestamp", "merge", "value")
 
 
 class YamlError(ValueError):
@@ -42,8 +44,17 @@ class Tree:
         return self.lines.get(path, 1)
 
 
-def read_tree(text: str) -> Tree:
+def _nothing(path: FieldPath) -> bool:
+    return False
+
+
+def read_tree(text: str, is_text: Callable[[FieldPath], bool] = _nothing) -> Tree:
     """Return the one document in the text; every key is a str, as it is written.
+
+    Args:
+        text: The YAML.
+        is_text: Whether the scalar at a path is a str as it is written, too, even if it looks like a
+            number, a truth value or null: a name, say, that is a key elsewhere.
 
     Raises:
         YamlError: the text is not YAML, is empty, or uses an alias, a tag or a key twice.
@@ -52,7 +63,7 @@ def read_tree(text: str) -> Tree:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is None:
             raise YamlError(1, "the file is empty")
-        return _Reader().read(root)
+        return _Reader(is_text).read(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise YamlError(mark.line + 1 if mark else 1, f"not YAML: {error.problem or error.context}") from None
@@ -68,8 +79,9 @@ def read_tree(text: str) -> Tree:
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, is_text: Callable[[FieldPath], bool]) -> None:
         self.tree = Tree()
+        self.is_text = is_text
         self.seen: set[int] = set()
         self.scalars = yaml.constructor.SafeConstructor()
 
@@ -113,6 +125,8 @@ class _Reader:
 
     def scalar(self, path: FieldPath, node: yaml.ScalarNode) -> object:
         kind = node.tag.removeprefix(_PREFIX)
+        if kind in _PLAIN and self.is_text(path):
+            return str(node.value)
         if kind == "null":
             return None
         if kind in ("bool", "int", "float") and len(node.value) <= _MAX_NUMBER_CHARS:
@@ -120,7 +134,7 @@ class _Reader:
                 return self.scalars.construct_object(node)
             except (ValueError, KeyError, IndexError):
                 return str(node.value)
-        if kind in ("str", "bool", "int", "float", "timestamp", "merge", "value"):
+        if kind in _PLAIN:
             return str(node.value)
         line = node.start_mark.line + 1
         raise YamlError(

@@ -43,7 +43,7 @@ def test_request_page_names_every_error_code() -> None:
         for path in [ROOT / "src/niyama/asking.py", *(ROOT / "src/niyama/server").glob("*.py")]
     )
     codes = set(
-        re.findall(r'"(invalid_(?!request_error|api_key)\w+|class_not_allowed|request_too_large)"', source)
+        re.findall(r'"(invalid_(?!request_error|api_key)\w+|\w+_not_allowed|request_too_large)"', source)
     )
     assert codes
     for code in codes:

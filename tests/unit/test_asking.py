@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from niyama.asking import ALL_KEYS, Ask, slo_from_xargs
+from niyama.asking import ALL_KEYS, UNKNOWN_CLASS, Ask, slo_from_xargs
 from niyama.qos import Importance, QosBook, Slo
 from niyama.qosfile import parse_book
 
@@ -74,6 +74,7 @@ def test_ask_for_an_unknown_class_falls_to_the_default_and_tells(value: object) 
     assert ask.problem.startswith("niyama_class: Unknown QoS class ")
     assert ask.problem.endswith("Known classes: chat, agent, bulk.")
     assert len(ask.problem) < 200
+    assert ask.problem_code == UNKNOWN_CLASS
 
 
 @pytest.mark.parametrize("value", ["", "a b", "é", "x" * 129, 3, ["a"]])
@@ -109,6 +110,7 @@ def test_ask_of_a_tenant_stays_within_its_classes(
     assert ask.qos_class.name == name
     assert ask.slo == BOOK.classes[name].slo
     assert (ask.problem is None) if problem is None else (problem in (ask.problem or ""))
+    assert ask.problem_code == (None if problem is None else "class_not_allowed")
 
 
 def test_ask_for_an_slo_where_the_operator_takes_none_falls_back_and_tells() -> None:

@@ -57,6 +57,21 @@ def test_example_file_is_a_book() -> None:
     assert load_book(example_file).default == "chat"
 
 
+def test_names_of_classes_are_read_as_they_are_written() -> None:
+    """YAML takes them for numbers, truth values, null and a date."""
+    book = parse_book(
+        "default: 1\n"
+        "classes: {1: {ttft: 1s}, on: {ttft: 1s}, null: {ttft: 1s}, 0x1F: {ttft: 1s}, "
+        "2024-01-01: {ttlt: 1s}}\n"
+        "service_tiers: {yes: on, 7: null}\n"
+        "objectives: {1.5: 0x1F}\n"
+        "tenants: {3: {classes: [1, on, 2024-01-01]}}\n"
+    )
+    assert (book.default, list(book.classes)) == ("1", ["1", "on", "null", "0x1F", "2024-01-01"])
+    assert (book.service_tiers, book.objectives) == ({"yes": "on", "7": "null"}, {"1.5": "0x1F"})
+    assert book.tenants["3"].classes == ("1", "on", "2024-01-01")
+
+
 CHAT = "default: chat\nclasses:\n  chat: {ttft: 2s}\n"
 
 BAD = {
@@ -74,6 +89,10 @@ BAD = {
     "default unknown": (
         CHAT.replace("t: chat", "t: talk"),
         "1: default: 'talk' is not a class of this file; allowed: chat",
+    ),
+    "default as written": (
+        CHAT.replace("t: chat", "t: on"),
+        "1: default: 'on' is not a class of this file; allowed: chat",
     ),
     "default a list": (CHAT.replace("t: chat", "t: [chat]"), "1: default: a list is not a class"),
     "unknown top key": (CHAT + "clases: {}\n", "4: clases: unknown key; allowed: default, classes,"),

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from niyama.qos import paper_book
-from niyama.qosfile import parse_book
-from niyama.settings import Settings, SettingsError
+from niyama.qosfile import MAX_FILE_BYTES, load_book, parse_book
+from niyama.settings import MAX_ENV_BYTES, SETTINGS_VARIABLE, Settings, SettingsError
 
 BOOK_TEXT = "default: chat\nclasses: {chat: {ttft: 2s}}\n"
 
@@ -68,6 +70,42 @@ def test_environment_without_settings_gives_the_defaults(text: str | None) -> No
 def test_environment_with_settings_gives_those() -> None:
     settings = Settings(policy="fcfs", chunk=64)
     assert Settings.from_env({"NIYAMA_SETTINGS": json.dumps(settings.to_mapping())}) == settings
+
+
+def large_qos_file(folder: Path) -> Path:
+    """Write a QoS file of the largest size there may be, of tenants, and return its path."""
+    tenants = "".join(f"  customer-{number:05}: {{weight: 2}}\n" for number in range(8000))
+    file = folder / "qos.yaml"
+    file.write_text(f"default: a\nclasses: {{a: {{ttft: 1s}}}}\ntenants:\n{tenants}")
+    assert MAX_FILE_BYTES * 0.9 < file.stat().st_size <= MAX_FILE_BYTES
+    return file
+
+
+def test_settings_with_a_large_book_cross_to_another_process_by_its_file(tmp_path: Path) -> None:
+    file = large_qos_file(tmp_path)
+    settings = Settings(policy="edf", book=load_book(file))
+    env = {SETTINGS_VARIABLE: settings.to_env(str(file))}
+    subprocess.run(["/usr/bin/env"], env=env, check=True, stdout=subprocess.DEVNULL)
+    assert Settings.from_env(env) == settings
+    text = Settings(step_log="x" * (MAX_ENV_BYTES - len(Settings(step_log="").to_env()))).to_env()
+    assert len(text) == MAX_ENV_BYTES
+    env = {SETTINGS_VARIABLE: text}
+    subprocess.run(["/usr/bin/env"], env=env, check=True, stdout=subprocess.DEVNULL)
+    if sys.platform == "linux":
+        with pytest.raises(OSError, match="too long"):
+            subprocess.run(["/usr/bin/env"], env={SETTINGS_VARIABLE: f"{text}x"}, check=True)
+
+
+@pytest.mark.parametrize("name", [None, "/dev/null", "missing"])
+def test_settings_too_large_for_the_environment_are_refused_in_one_line(
+    tmp_path: Path, name: str | None
+) -> None:
+    settings = Settings(book=load_book(large_qos_file(tmp_path)))
+    with pytest.raises(
+        SettingsError, match=rf"^qos: .* bytes as JSON; allowed: {MAX_ENV_BYTES}, or more"
+    ) as caught:
+        settings.to_env(name)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '"x"', "[" * 100_000, "1" * 5000])

@@ -27,6 +27,9 @@ DEFAULT_S = 60.0
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 
+OUT_FILES = ("records.jsonl", "result.json", "report.html")
+"""What a run leaves in its folder."""
+
 _EPILOG = """The server may be any that speaks OpenAI's API, stock vLLM included. Requests go out at their
 instants whatever the server does; a run in which this client fell behind is INVALID (status 1)."""
 
@@ -128,7 +131,9 @@ def run(args: argparse.Namespace) -> int:
     from niyama.bench.measure import measure
     from niyama.bench.sender import ClientError
     from niyama.bench.target import TargetError
+    from niyama.cli.checks import check_json
 
+    check_json(args.json, args.out)
     out = _out_folder(args.out)
     try:
         spec = make_spec(args)
@@ -256,7 +261,10 @@ def _out_folder(name: str | None) -> Path | None:
         import_module("matplotlib")
     except ImportError:
         raise UsageError("--out: the report needs matplotlib: pip install 'niyama[bench]'") from None
+    from niyama.cli.checks import check_folder
+
     folder = Path(name)
+    check_folder(name, OUT_FILES, "--out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -32,7 +32,9 @@ def run(args: argparse.Namespace) -> int:
     """Fit and write a profile; returns 0. Raises UsageError for input that has to change."""
     from niyama.bench.calibrate import calibrate, describe, load_source
     from niyama.bench.recordedrun import RunError
+    from niyama.cli.checks import check_outputs
 
+    check_outputs(out=args.out, json=args.json)
     target = Path(args.out)
     try:
         sources = [load_source(Path(path)) for path in args.runs]

@@ -133,6 +133,22 @@ def check_outputs(**paths: str | None) -> None:
             raise UsageError(one_line(f"--{name}: {path} cannot be written: {reason}")) from None
 
 
+def check_json(path: str | None, out: str | None) -> None:
+    """Refuse a file of `--json` that could not be written at the end of a run.
+
+    Args:
+        path: The file; None, or `-` for stdout, is passed over.
+        out: The folder of `--out`, or None. The file may lie in it before it is made.
+
+    Raises:
+        UsageError: the reason.
+    """
+    if path not in (None, "-") and out is not None and Path(path).absolute().parent == Path(out).absolute():
+        check_folder(out, (Path(path).name,), "--json")
+    else:
+        check_outputs(json=path)
+
+
 def check_model(model: str) -> None:
     """Refuse a model that is neither in a folder here nor can be a name on the Hugging Face hub.
 

@@ -74,7 +74,7 @@ def apply(emulation: Emulation, options: VllmOptions, *, is_demo: bool) -> dict[
         UsageError: the words for vLLM hold an option that excludes it.
     """
     for option in ("--worker-cls", *_EXCLUDED):
-        if option in options:
+        if options.mentions(option):
             raise UsageError(f"{option}: cannot go with --emulate; allowed: without it, or no --emulate")
     for option in ("--tensor-parallel-size", "--pipeline-parallel-size"):
         if (size := options.get(option)) not in (None, "1"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Replay; returns 0, or 1 if a decision was not made again. Raises UsageError for bad input."""
     from niyama.bench.recordedrun import RunError
+    from niyama.cli.checks import check_outputs
 
+    check_outputs(json=args.json, png=args.png)
+    if args.png is not None and find_spec("matplotlib") is None:
+        raise UsageError("--png: a picture needs matplotlib: pip install 'niyama[bench]'")
     if args.repeats < 1:
         raise UsageError(
             f"--repeats: {args.repeats} is no number of simulations; allowed: a whole number >= 1"

@@ -7,7 +7,6 @@ and to compose its command line and environment.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import runpy
 import shlex
@@ -24,7 +23,7 @@ from niyama.cli.vllm_options import VllmOptions, split_model
 from niyama.emulation import Emulation, scaled_book
 from niyama.qos import paper_book
 from niyama.qosfile import QosFileError, load_book
-from niyama.settings import SETTINGS_VARIABLE, Settings
+from niyama.settings import SETTINGS_VARIABLE, Settings, SettingsError
 from niyama.wording import one_line
 
 SCHEDULER = "niyama.engines.vllm.scheduler"
@@ -33,6 +32,8 @@ MIDDLEWARE = "niyama.server.middleware.QosMiddleware"
 # Both start the same server; the second is an alias that older versions have alone.
 _ENTRY = "vllm.entrypoints.launchers.api_server.entry"
 _ALIAS = "vllm.entrypoints.openai.api_server"
+
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 
 _PLUGIN_GROUPS = ("general", "platform", "io_processor", "stat_logger", "endpoint")
 
@@ -48,6 +49,8 @@ class Launch:
         words: vLLM's command line.
         env: Environment variables that differ from this process's.
         settings: What the scheduler and the middleware are told.
+        host: The address to listen on.
+        port: The port to listen on, not yet known to be one.
         url: Where the server answers from this machine; None on a Unix socket.
         model: The name that requests use.
         is_demo: Whether the model is the demo model.
@@ -58,6 +61,8 @@ class Launch:
     words: list[str]
     env: dict[str, str]
     settings: Settings
+    host: str
+    port: int
     url: str | None
     model: str
     is_demo: bool
@@ -99,8 +104,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     emulation_options.add_options(parser)
     parser.add_argument("--allow-untested-vllm", action="store_true", help="run on an unknown vLLM version")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    parser.add_argument("--host", help=f"address to listen on (default: {DEFAULT_HOST})")
+    parser.add_argument("--port", type=int, help=f"port to listen on (default: {DEFAULT_PORT})")
     parser.add_argument("--print-command", action="store_true", help="print vLLM's command and stop")
     parser.set_defaults(run=run, vllm_words=[])
 
@@ -113,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     checks.check_vllm(vllm_version(), allow_untested=args.allow_untested_vllm)
     if launch.url is not None:
-        checks.check_port(args.host, args.port)
+        checks.check_port(launch.host, launch.port)
     if launch.is_demo:
         try:
             demo_model.make()
@@ -146,7 +151,7 @@ def plan_launch(args: argparse.Namespace) -> Launch:
     settings = _settings(args, emulation)
     is_demo = model is None
     # Not in --additional-config: vLLM compiles the model anew when that changes.
-    env: dict[str, str] = {SETTINGS_VARIABLE: json.dumps(settings.to_mapping(), separators=(",", ":"))}
+    env = {SETTINGS_VARIABLE: _settings_text(settings, args.qos if emulation is None else None)}
     if emulation is not None:
         env |= emulation_options.apply(emulation, options, is_demo=is_demo)
     if model is None:
@@ -159,10 +164,11 @@ def plan_launch(args: argparse.Namespace) -> Launch:
     options.words += ["--scheduler-cls", SCHEDULER, "--middleware", MIDDLEWARE]
     env["VLLM_PLUGINS"] = _plugins()
     # Given both ways, so that vLLM's parser refuses a second model further behind.
-    words = [model, "--model", model, "--host", args.host, "--port", str(args.port), *options.words]
+    host, port = _address(args, options)
+    words = [model, "--model", model, "--host", host, "--port", str(port), *options.words]
     needs_key = "--api-key" in options or bool(os.environ.get("VLLM_API_KEY"))
-    url = _url(args.host, args.port, options)
-    return Launch(words, env, settings, url, name, is_demo, needs_key, emulation)
+    url = _url(host, port, options)
+    return Launch(words, env, settings, host, port, url, name, is_demo, needs_key, emulation)
 
 
 def command_line(launch: Launch) -> str:
@@ -204,6 +210,23 @@ def _settings(args: argparse.Namespace, emulation: Emulation | None) -> Settings
         check_laws=args.check_laws,
         **given,
     )
+
+
+def _settings_text(settings: Settings, qos_file: str | None) -> str:
+    try:
+        return settings.to_env(qos_file)
+    except SettingsError as error:
+        raise UsageError(f"--{error}") from None
+
+
+def _address(args: argparse.Namespace, options: VllmOptions) -> tuple[str, int]:
+    """Return host and port: of the command line, else of vLLM's `--config` file, else our own."""
+    host = args.host if args.host is not None else options.get("--host")
+    port = args.port if args.port is not None else options.get("--port")
+    try:
+        return DEFAULT_HOST if host is None else host, DEFAULT_PORT if port is None else int(port)
+    except ValueError:
+        raise UsageError(f"--port: {port} is not a port; allowed: 1 to 65535") from None
 
 
 def _demo_defaults(options: VllmOptions) -> dict[str, str]:

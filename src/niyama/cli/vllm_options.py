@@ -13,12 +13,39 @@ from niyama.cli import UsageError
 
 _ADDITIONAL = "--additional-config"
 
+_SHORT = {
+    "-ac": "--attention-config",
+    "-asc": "--api-server-count",
+    "-cc": "--compilation-config",
+    "-dc": "--diffusion-config",
+    "-dcp": "--decode-context-parallel-size",
+    "-dp": "--data-parallel-size",
+    "-dpa": "--data-parallel-address",
+    "-dpb": "--data-parallel-backend",
+    "-dpe": "--data-parallel-external-lb",
+    "-dph": "--data-parallel-hybrid-lb",
+    "-dpl": "--data-parallel-size-local",
+    "-dpm": "--data-parallel-multi-port-external-lb",
+    "-dpn": "--data-parallel-rank",
+    "-dpp": "--data-parallel-rpc-port",
+    "-dpr": "--data-parallel-start-rank",
+    "-ep": "--enable-expert-parallel",
+    "-n": "--nnodes",
+    "-pcp": "--prefill-context-parallel-size",
+    "-pp": "--pipeline-parallel-size",
+    "-q": "--quantization",
+    "-r": "--node-rank",
+    "-sc": "--speculative-config",
+    "-tp": "--tensor-parallel-size",
+}
+"""vLLM's short forms (vllm/engine/arg_utils.py)."""
+
 
 class VllmOptions:
     """Words for vLLM's own parser, with the spellings that it takes for the same option.
 
-    vLLM reads `--max_model_len 8`, `--max-model-len=8` and a key of the file named by `--config`
-    alike; the command line wins over the file, the last of several over the others
+    vLLM reads `--max_model_len 8`, `--max-model-len=8`, a short form such as `-tp 2` and a key of the
+    file named by `--config` alike; the command line wins over the file, the last of several over the others
     (vllm/utils/argparse_utils.py).
     """
 
@@ -29,6 +56,10 @@ class VllmOptions:
 
     def __contains__(self, option: str) -> bool:
         return any(_name(word) == option for word in self.words) or option in self._file
+
+    def mentions(self, option: str) -> bool:
+        """Whether the option is given, or a part of its value, as in `--speculative-config.method x`."""
+        return option in self or bool(self.starting_with(f"{option}."))
 
     def starting_with(self, prefix: str) -> list[str]:
         """Return the options given whose names start with `prefix`."""
@@ -93,9 +124,10 @@ def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def _name(word: str) -> str:
     """Return the option that a word names in vLLM's usual spelling, or "" for any other word."""
-    if not word.startswith("--"):
-        return ""
     head, dot, tail = word.partition("=")[0].partition(".")
+    head = _SHORT.get(head, head)
+    if not head.startswith("--"):
+        return ""
     return head.replace("_", "-") + dot + tail
 
 

@@ -9,8 +9,9 @@ Highest precedence first; an SLO part, the class and the tenant are each decided
 4. `service_tier` in the body, through the operator's map or the usual meanings;
 5. the default class.
 
-`x-llm-d-inference-fairness-id` names the tenant. llm-d's older header names are read where the
-present one is absent. A carrier that a higher one overrides is not checked, except
+`x-llm-d-inference-fairness-id` names the tenant, and there the header is above the body: gateways
+write headers, clients bodies. All carriers of a tenant must agree. llm-d's older header names are
+read where the present one is absent. A carrier that a higher one overrides is not checked, except
 `service_tier`, which the answer repeats. Everything here is pure; `middleware` does the ASGI.
 """
 
@@ -103,9 +104,10 @@ def read_carriers(
     ours = _our_headers(headers)
     fields = {key: given.get(key) for key in asking.ALL_KEYS if given.get(key) is not None}
     origin = {key: f"vllm_xargs.{key}" for key in fields}
-    for key in _HEADERS.keys() - fields.keys():
-        name = _present(_HEADERS[key], ours)
-        if name is not None:
+    _check_tenants(fields.get(asking.TENANT_KEY), ours)
+    for key, names in _HEADERS.items():
+        name = _present(names, ours)
+        if name is not None and (key not in fields or key == asking.TENANT_KEY):
             fields[key] = _header_value(name, ours[name], key)
             origin[key] = name
     asked_tier = _service_tier(body, book)
@@ -132,6 +134,25 @@ def _xargs(body: Mapping[str, object]) -> Mapping[str, object]:
                 f"Unknown key {shown(key)}; allowed: {allowed}.", param, "invalid_qos_class"
             )
     return given
+
+
+def _check_tenants(in_body: object, ours: Mapping[str, list[str]]) -> None:
+    """Refuse a request whose carriers name different tenants.
+
+    A gateway sets one of the headers. A client who adds another carrier must not get the weight or the
+    classes of another tenant by it.
+    """
+    names = [name for name in _HEADERS[asking.TENANT_KEY] if name in ours]
+    if not names:
+        return
+    first = names[0]
+    given: dict[str, object] = {name: _single(name, ours[name], "invalid_tenant") for name in names}
+    if in_body is not None:
+        given[f"vllm_xargs.{asking.TENANT_KEY}"] = in_body
+    for carrier, tenant in given.items():
+        if tenant != given[first]:
+            message = f"{shown(tenant)} is not the tenant of the header {first}; allowed: the same, or none."
+            raise QosRequestError(message, carrier, "tenant_not_allowed", 403)
 
 
 def _our_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, list[str]]:

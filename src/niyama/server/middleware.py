@@ -2,8 +2,9 @@
 
     vllm serve ... --middleware niyama.server.middleware.QosMiddleware
 
-vLLM adds user middleware last, so it runs first, before the API key is checked: a refusal tells
-nobody more than the names of classes and tiers. Requests that ask for nothing go through with
+vLLM adds user middleware last, so it runs first, before the API key is checked. A request without the
+key that vLLM asks for goes through unread, for vLLM to refuse: nobody's body is taken in and parsed
+here before. Requests that ask for nothing go through with
 their bytes untouched, and so does every request in which this code itself fails.
 """
 
@@ -14,10 +15,12 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
+from niyama.asking import Ask
 from niyama.pauses import QuietCollector
 from niyama.server.answer import Answer
 from niyama.server.carriers import Carried, QosRequestError, read_carriers
-from niyama.server.routes import JsonObject, prepare_tier, route_of, takes_xargs
+from niyama.server.keys import ApiKeys, guards
+from niyama.server.routes import JsonObject, Route, prepare_tier, route_of
 from niyama.settings import Settings, SettingsError
 
 Scope = MutableMapping[str, Any]
@@ -53,24 +56,25 @@ class QosMiddleware:
         self.book = (settings or Settings.from_env()).book
         self.may_read_config = settings is None
         self.max_body_bytes = max_body_bytes
+        self.keys: ApiKeys | None = None
         self.has_failed = False
         self.collector = QuietCollector()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request or let it through."""
         found = route_of(scope)
-        if found is None or not _is_json(scope):
+        if found is None or not self._concerns(*found, scope):
             await self.app(scope, receive, send)
             return
         path, route = found
         if self.may_read_config:
             self._read_config(scope)
-        messages = await self._read(scope, receive)
+        messages = [] if route.is_form else await self._read(scope, receive)
         if messages is None:
             await _refuse(send, 413, self._too_large())
             return
         try:
-            scope, messages, carried = self._map(path, scope, messages)
+            scope, messages, carried = self._map(path, route, scope, messages)
         except QosRequestError as error:
             await _refuse(send, error.status, error.to_body())
             return
@@ -82,10 +86,19 @@ class QosMiddleware:
         with self.collector.open_request():
             await self.app(scope, _replay(messages, receive), send)
 
+    def _concerns(self, path: str, route: Route, scope: Scope) -> bool:
+        """Whether a request of a route is ours to read; the rest vLLM answers or refuses alone."""
+        if not route.is_form and not _is_json(scope):
+            return False
+        if self.keys is None:
+            args = _server_state(scope, "args")  # known once the server answers requests
+            self.keys = ApiKeys() if args is None else ApiKeys.of_server(args)
+        return not guards(path) or self.keys.allow(_header(scope, b"authorization"))
+
     def _read_config(self, scope: Scope) -> None:
         """Take the book from vLLM's own configuration, known once the server answers requests."""
         self.may_read_config = False
-        config = getattr(getattr(scope.get("app"), "state", None), "vllm_config", None)
+        config = _server_state(scope, "vllm_config")
         additional = getattr(config, "additional_config", None)
         if isinstance(additional, dict) and "niyama" in additional:
             try:
@@ -110,9 +123,11 @@ class QosMiddleware:
                 return messages
 
     def _map(
-        self, path: str, scope: Scope, messages: list[Message]
+        self, path: str, route: Route, scope: Scope, messages: list[Message]
     ) -> tuple[Scope, list[Message], Carried | None]:
         """Return the request to pass on, and what it asks for; None where vLLM is to refuse it."""
+        if route.is_form:
+            return scope, messages, self._without_ask(path, read_carriers(scope["headers"], {}, self.book))
         if messages[-1]["type"] != "http.request":
             return scope, messages, None
         raw = b"".join(message.get("body", b"") for message in messages)
@@ -123,7 +138,7 @@ class QosMiddleware:
         if not isinstance(body, dict):
             return scope, messages, None
         carried = read_carriers(scope["headers"], body, self.book)
-        if not takes_xargs(path):
+        if not route.takes_xargs():
             return scope, messages, self._without_ask(path, carried)
         changed = _with_ask(path, body, carried)
         if changed == body:
@@ -134,11 +149,11 @@ class QosMiddleware:
     def _without_ask(self, path: str, carried: Carried) -> Carried:
         """Refuse to promise what this vLLM would not deliver; the default class needs no carrier."""
         default = self.book.default_class
-        if carried.ask.qos_class is default and carried.ask.slo == default.slo:
+        if carried.ask == Ask(default, default.slo):
             return carried
         message = (
-            f"This vLLM version cannot carry a QoS class or SLO on {path}; allowed here: the default "
-            f"class {default.name}. /v1/chat/completions takes every class."
+            f"This vLLM version cannot carry a QoS class, SLO or tenant on {path}; allowed here: the default "
+            f"class {default.name} and no tenant. /v1/chat/completions takes them all."
         )
         raise QosRequestError(message, "vllm_xargs", "invalid_qos_class")
 
@@ -160,6 +175,10 @@ def _with_ask(path: str, body: JsonObject, carried: Carried) -> JsonObject:
     if carried.tier is not None:
         prepare_tier(path, changed, carried.tier)
     return changed
+
+
+def _server_state(scope: Scope, name: str) -> Any:
+    return getattr(getattr(scope.get("app"), "state", None), name, None)
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

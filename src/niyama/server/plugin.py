@@ -10,10 +10,7 @@ check the key themselves.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
-import os
 from argparse import Namespace
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -22,6 +19,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
+from niyama.server.keys import ApiKeys
 from niyama.server.metrics import Metrics
 from niyama.telemetry import Drain, State
 
@@ -155,7 +153,7 @@ class NiyamaEndpoints:
     def __init__(self) -> None:
         """Start with no engine: every route answers 503 until `init_state`."""
         self._link: EngineLink | None = None
-        self._key_digests: list[bytes] = []
+        self._keys = ApiKeys()
         self._feeding: asyncio.Task[None] | None = None
 
     def attach_router(self, app: FastAPI) -> None:
@@ -173,8 +171,7 @@ class NiyamaEndpoints:
             state: The app's state; unused.
             args: The server's arguments; `api_key` guards the routes, else `VLLM_API_KEY`.
         """
-        keys = args.api_key or [os.environ.get("VLLM_API_KEY")]
-        self._key_digests = [_digest(key.encode()) for key in keys if key]
+        self._keys = ApiKeys.of_server(args)
         if engine_client is None:
             return
         self._link = EngineLink(engine_client)
@@ -194,7 +191,8 @@ class NiyamaEndpoints:
         return await self._answer(request, _classes_body)
 
     async def _answer(self, request: Request, body: _Body) -> Response:
-        if not self._is_allowed(request):
+        # Header text is latin-1 by the ASGI rules.
+        if not self._keys.allow(request.headers.get("authorization", "").encode("latin-1")):
             return _refusal(
                 401,
                 "This server asks for an API key: send the header 'Authorization: Bearer KEY'.",
@@ -211,15 +209,6 @@ class NiyamaEndpoints:
             message = f"The engine did not answer: {str(error) or type(error).__name__}."
             return _refusal(503, message, "server_error", "engine_unavailable")
         return JSONResponse(body(self._link.model_name, states))
-
-    def _is_allowed(self, request: Request) -> bool:
-        if not self._key_digests:
-            return True
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        # Header text is latin-1 by the ASGI rules; digests make the lengths equal, too.
-        given = _digest(key.encode("latin-1"))
-        matches = [hmac.compare_digest(given, known) for known in self._key_digests]
-        return scheme.lower() == "bearer" and any(matches)
 
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
@@ -253,7 +242,3 @@ def _refusal(status: int, message: str, kind: str, code: str) -> JSONResponse:
     error = {"message": message, "type": kind, "param": None, "code": code}
     headers = {"www-authenticate": "Bearer"} if status == 401 else None
     return JSONResponse({"error": error}, status, headers)
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()

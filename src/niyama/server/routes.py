@@ -1,4 +1,7 @@
-"""The OpenAI and Anthropic routes that take a class, and where each shows its `service_tier`."""
+"""The routes that generate: which of them take a class, and where each shows its `service_tier`.
+
+On a route that takes none, an ask is refused: whoever names a class there must not believe to have got it.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,22 @@ import json
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import cast
+from functools import cache
+from typing import Any, cast
 
 from niyama.server.tiers import anthropic_tier
 
 JsonObject = dict[str, object]
 
 _RESPONSES_TIERS = ("auto", "default", "flex", "scale", "priority")
+
+
+def _always() -> bool:
+    return True
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +34,14 @@ class Route:
     Attributes:
         put_tier: Writes the tier into an answer or one event of a stream; in place.
         marker: Bytes that an event must hold for `put_tier` to have anything to do.
+        takes_xargs: Whether the running vLLM hands `vllm_xargs` of the body to the scheduler.
+        is_form: The body is no JSON but a form, which is not read here.
     """
 
     put_tier: Callable[[JsonObject, str], None]
     marker: bytes = b"{"
+    takes_xargs: Callable[[], bool] = _always
+    is_form: bool = False
 
 
 def _put_on_top(answer: JsonObject, tier: str) -> None:
@@ -47,34 +63,56 @@ def _put_in_usage(answer: JsonObject, tier: str) -> None:
         usage["service_tier"] = anthropic_tier(tier)
 
 
+def _messages_take_xargs() -> bool:
+    """/v1/messages has the field in vLLM 0.32 and not in 0.28."""
+    model = _loaded("vllm.entrypoints.anthropic.protocol", "AnthropicMessagesRequest")
+    return model is None or "vllm_xargs" in getattr(model, "model_fields", ())
+
+
+def _batch_takes_xargs() -> bool:
+    """The batch's model has no such field; vLLM 0.32 copies it all the same, as all that it does not know."""
+    model = _loaded("vllm.entrypoints.openai.chat_completion.protocol", "BatchChatCompletionRequest")
+    return model is None or _copies_xargs(model)
+
+
+def _loaded(module: str, name: str) -> Any:
+    """Return a request model that vLLM has loaded in this process; it says what a list of versions would."""
+    return getattr(sys.modules.get(module), name, None)
+
+
+@cache
+def _copies_xargs(model: Any) -> bool:
+    xargs = {"a": 1}
+    try:
+        batch = model.model_validate({"messages": [[{"role": "user", "content": ""}]], "vllm_xargs": xargs})
+        return bool(batch.to_chat_completion_request(batch.messages[0]).vllm_xargs == xargs)
+    except Exception:  # another vLLM, with another shape: promise nothing
+        return False
+
+
 ROUTES: Mapping[str, Route] = {
     "/v1/chat/completions": Route(_put_on_top),
+    "/v1/chat/completions/batch": Route(_put_on_top, takes_xargs=_batch_takes_xargs),
     "/v1/completions": Route(_put_on_top),
     "/v1/responses": Route(_put_in_response, b'"response"'),
-    "/v1/messages": Route(_put_in_usage, b'"usage"'),
+    "/v1/messages": Route(_put_in_usage, b'"usage"', _messages_take_xargs),
+    "/invocations": Route(_put_on_top),  # chat or completions, as the body is
+    "/inference/v1/generate": Route(_put_on_top, takes_xargs=_never),
+    "/generative_scoring": Route(_put_on_top, takes_xargs=_never),
+    "/v1/systemone": Route(_put_on_top, takes_xargs=_never),
+    "/cohere/v2/chat": Route(_put_on_top, takes_xargs=_never),
+    "/v1/audio/transcriptions": Route(_put_on_top, takes_xargs=_never, is_form=True),
+    "/v1/audio/translations": Route(_put_on_top, takes_xargs=_never, is_form=True),
 }
 
 
 def route_of(scope: Mapping[str, object]) -> tuple[str, Route] | None:
-    """Return the route of an ASGI scope, root path removed, if it takes a class."""
+    """Return the route of an ASGI scope and its path, root path removed, if it is one of `ROUTES`."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return None
     path = cast(str, scope["path"]).removeprefix(cast(str, scope.get("root_path", "")))
     route = ROUTES.get(path)
     return None if route is None else (path, route)
-
-
-def takes_xargs(path: str) -> bool:
-    """Whether the running vLLM hands `vllm_xargs` of this route to the scheduler.
-
-    /v1/messages has the field in vLLM 0.32 and not in 0.28. The request model that vLLM has
-    loaded in this process says which it is, so no list of versions is kept here.
-    """
-    if path != "/v1/messages":
-        return True
-    protocol = sys.modules.get("vllm.entrypoints.anthropic.protocol")
-    model = getattr(protocol, "AnthropicMessagesRequest", None)
-    return model is None or "vllm_xargs" in getattr(model, "model_fields", ())
 
 
 def prepare_tier(path: str, body: MutableMapping[str, object], tier: str) -> None:

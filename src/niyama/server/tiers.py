@@ -12,7 +12,7 @@ from niyama.qos import QosBook
 _ALIASES = {"fast": "priority"}
 _USUAL = {"priority": "interactive", "flex": "batch"}
 _DEFAULT_TIERS = ("auto", "default", "scale", "standard_only")
-_NEVER_ANSWERED = ("auto", "standard_only")
+_NEVER_ANSWERED = ("auto", "standard_only", *_ALIASES)
 
 
 def known_tiers(book: QosBook) -> tuple[str, ...]:
@@ -38,11 +38,13 @@ def served_tier(asked: str, qos_class: str, book: QosBook) -> str:
     overrode is answered with the tier of the class that served.
     """
     mapped = class_of_tier(asked, book)
-    if asked not in _NEVER_ANSWERED and qos_class == (mapped or book.default):
-        return _ALIASES.get(asked, asked) if mapped else "default"
+    canonical = _ALIASES.get(asked, asked)
+    if canonical not in _NEVER_ANSWERED and qos_class == (mapped or book.default):
+        return canonical if mapped else "default"
     if qos_class == book.default:
         return "default"
-    return next((tier for tier in _USUAL if class_of_tier(tier, book) == qos_class), "default")
+    answerable = (tier for tier in known_tiers(book) if tier not in _NEVER_ANSWERED)
+    return next((tier for tier in answerable if class_of_tier(tier, book) == qos_class), "default")
 
 
 def anthropic_tier(tier: str) -> str:

@@ -110,6 +110,28 @@ def test_folder_that_cannot_be_made_is_named_before_the_run(
     assert "--out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--json", "--out"])
+def test_output_that_cannot_be_written_is_named_before_the_run(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = {"--json": tmp_path, "--out": tmp_path / "out"}[option]
+    (tmp_path / "out" / "report.html").mkdir(parents=True)
+    with sse_server() as server:
+        assert main(["bench", "--url", server.url, option, str(target), *QUICK]) == 2
+        assert not server.seen
+    err = capsys.readouterr().err
+    assert err.startswith(f"niyama: error: {option}: {target}")
+    assert err.endswith(" cannot be written: it is a folder\n")
+
+
+def test_json_may_lie_in_the_folder_that_is_made(tmp_path: Path) -> None:
+    out = tmp_path / "new"
+    with sse_server() as server:
+        words = ["--out", str(out), "--json", str(out / "also.json")]
+        assert main(["bench", "--url", server.url, *words, *QUICK]) == 0
+    assert (out / "also.json").read_text() == (out / "result.json").read_text()
+
+
 @pytest.mark.parametrize("missing", ["aiohttp", "matplotlib"])
 def test_missing_extra_is_named_before_the_run(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -202,6 +202,51 @@ def test_serve_on_an_impossible_port_is_refused(
     assert f"--port: {port}" in refused(["org/m", "--port", port], capsys)
 
 
+@pytest.mark.parametrize(
+    ("content", "argv", "host", "port"),
+    [
+        ("host: 0.0.0.0\nport: 9123\n", [], "0.0.0.0", "9123"),
+        ("port: 9123\n", [], "127.0.0.1", "9123"),
+        ("host: 0.0.0.0\nport: 9123\n", ["--host", "::1"], "::1", "9123"),
+        ("host: 0.0.0.0\nport: 9123\n", ["--port=8000"], "0.0.0.0", "8000"),
+        ("port:\n", [], "127.0.0.1", "8000"),
+    ],
+)
+def test_serve_takes_the_address_of_the_config_file(
+    content: str, argv: list[str], host: str, port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "vllm.yaml"
+    file.write_text(content)
+    _, words = printed(["org/m", "--config", str(file), *argv], capsys)
+    assert (after(words, "--host"), after(words, "--port")) == (host, port)
+
+
+def test_serve_refuses_a_port_of_the_config_file_that_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "vllm.yaml"
+    file.write_text("port: many\n")
+    assert "--port: many is not a port; allowed: 1 to 65535" in refused(
+        ["--config", str(file), "--print-command"], capsys
+    )
+
+
+def test_serve_takes_every_qos_file_that_check_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    qos = tmp_path / "qos.yaml"
+    tenants = "".join(f"  customer-{number:05}: {{weight: 2}}\n" for number in range(8000))
+    qos.write_text(f"{QOS}tenants:\n{tenants}")
+    assert main(["qos", "check", str(qos), "--json", str(tmp_path / "book.json")]) == 0
+    capsys.readouterr()
+    env, _ = printed(["org/m", "--qos", str(qos)], capsys)
+    assert len(env["NIYAMA_SETTINGS"]) < 1000
+    assert len(Settings.from_env(env).book.tenants) == 8000
+    line = refused(["--qos", str(qos), "--emulate", A100, "--print-command"], capsys)
+    assert "--qos: the classes and tenants take " in line
+    assert "without --emulate" in line
+
+
 A100 = "a100-80gb/llama-3-8b/tp1"
 
 
@@ -237,9 +282,13 @@ def test_serve_emulation_of_a_model_keeps_its_context(capsys: pytest.CaptureFixt
         (["--emulate", A100, "--worker-cls", "x.Y"], "--worker-cls: cannot go with --emulate"),
         (["--emulate", A100, "--enable-lora"], "--enable-lora: cannot go with --emulate"),
         (["--emulate", A100, "--tensor-parallel-size", "2"], "--tensor-parallel-size: 2"),
+        (["--emulate", A100, "-tp", "2"], "--tensor-parallel-size: 2"),
+        (["--emulate", A100, "-pp=2"], "--pipeline-parallel-size: 2"),
+        (["--emulate", A100, "-sc", "{}"], "--speculative-config: cannot go with --emulate"),
+        (["--emulate", A100, "--speculative-config.method", "x"], "--speculative-config: cannot go"),
     ],
 )
 def test_serve_refuses_an_emulation_that_cannot_be(
     argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert said in refused(argv, capsys)
+    assert said in refused([*argv, "--print-command"], capsys)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from niyama.cli import UsageError
-from niyama.cli.vllm_options import VllmOptions, split_model
+from niyama.cli.vllm_options import VllmOptions, _name, split_model
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,29 @@ def test_options_in_any_spelling_are_found(words: list[str]) -> None:
     assert options.get("--max-num-seqs") == "4"
     options.add_default("--max-num-seqs", "256")
     assert options.words == words
+
+
+def test_short_forms_are_found() -> None:
+    options = VllmOptions(["-tp", "2", "-dp=3", "-cc.mode", "3", "-x", "-1"])
+    assert (options.get("--tensor-parallel-size"), options.get("--data-parallel-size")) == ("2", "3")
+    assert options.mentions("--compilation-config")
+    assert "--compilation-config" not in options
+    assert options.starting_with("--") == [
+        "--tensor-parallel-size",
+        "--data-parallel-size",
+        "--compilation-config.mode",
+    ]
+
+
+@pytest.mark.engine
+def test_short_forms_are_those_of_vllm() -> None:
+    arg_utils = pytest.importorskip("vllm.engine.arg_utils")
+    flexible = pytest.importorskip("vllm.utils.argparse_utils").FlexibleArgumentParser
+    for action in arg_utils.AsyncEngineArgs.add_cli_args(flexible())._actions:
+        long = next((name for name in action.option_strings if name.startswith("--")), None)
+        for short in action.option_strings:
+            if not short.startswith("--") and short != "-h":
+                assert _name(short) == long
 
 
 def test_options_given_twice_the_last_wins() -> None:

@@ -66,7 +66,7 @@ def test_service_tier_means_a_class_and_comes_back(tier: str, name: str, answer:
         ("flex", {"x-niyama-class": "interactive"}, "priority"),
         ("priority", {"x-niyama-class": "batch"}, "flex"),
         ("priority", {"x-niyama-class": "chat"}, "default"),
-        ("priority", {"x-niyama-class": "agent"}, "default"),
+        ("priority", {"x-niyama-class": "agent"}, "premium"),
         ("auto", {"x-niyama-class": "batch"}, "flex"),
         ("auto", {"x-llm-d-inference-fairness-id": "nightly"}, "flex"),
     ],
@@ -87,6 +87,15 @@ def test_operator_map_of_service_tiers_wins_over_the_usual_meaning() -> None:
         assert (carried.ask.qos_class.name, carried.tier) == (name, answer)
     assert read({}, {"service_tier": "auto"}, book).ask.qos_class.name == "b"
     assert read({}, {"service_tier": "default"}, book).ask.qos_class.name == "a"
+
+
+def test_service_tier_that_was_overridden_is_never_answered_with_auto_or_an_alias() -> None:
+    book = parse_book(
+        "default: a\nclasses: {a: {ttft: 1s}, b: {ttft: 2s}, c: {ttft: 3s}}\n"
+        "service_tiers: {auto: b, fast: b, gold: b}\n"
+    )
+    for name, answer in (("b", "gold"), ("c", "default"), ("a", "default")):
+        assert read({"x-niyama-class": name}, {"service_tier": "flex"}, book).tier == answer
 
 
 def test_service_tier_without_its_class_means_the_default_and_says_so() -> None:
@@ -150,11 +159,13 @@ def test_request_that_asks_for_nothing_gets_no_xargs() -> None:
     [
         ({"x-llm-d-inference-fairness-id": "a"}, {}, "a"),
         ({"x-gateway-inference-fairness-id": "a"}, {}, "a"),
-        ({"x-gateway-inference-fairness-id": "a", "x-llm-d-inference-fairness-id": "b"}, {}, "b"),
-        ({"x-llm-d-inference-fairness-id": "a"}, xargs(niyama_tenant="c"), "c"),
+        ({"x-niyama-tenant": "a"}, {}, "a"),
+        ({"x-niyama-tenant": "a", "x-llm-d-inference-fairness-id": "a"}, xargs(niyama_tenant="a"), "a"),
+        ({}, xargs(niyama_tenant="c"), "c"),
+        ({"x-llm-d-inference-fairness-id": "a"}, xargs(niyama_tenant=None), "a"),
     ],
 )
-def test_tenant_comes_from_its_highest_carrier(headers: Headers, body: Body, tenant: str) -> None:
+def test_tenant_comes_from_whoever_names_it(headers: Headers, body: Body, tenant: str) -> None:
     assert read(headers, body).ask.tenant == tenant
 
 

@@ -146,6 +146,23 @@ def test_class_that_is_closed_to_the_tenant_is_forbidden() -> None:
         assert '"permission_error"' in json.dumps(caught.value.to_body())
 
 
+@pytest.mark.parametrize(
+    ("headers", "body", "param"),
+    [
+        ({"x-niyama-tenant": "acme"}, xargs(niyama_tenant="globex"), "vllm_xargs.niyama_tenant"),
+        ({"x-niyama-tenant": "acme"}, xargs(niyama_tenant=["acme"]), "vllm_xargs.niyama_tenant"),
+        ({"x-niyama-tenant": "acme", "x-llm-d-inference-fairness-id": "globex"}, {}, "x-niyama-tenant"),
+    ],
+)
+def test_tenant_of_a_header_is_not_left_by_another_carrier(headers: Headers, body: Body, param: str) -> None:
+    with pytest.raises(
+        QosRequestError, match=r"is not the tenant of the header x-.*; allowed: the same"
+    ) as caught:
+        read(headers, body)
+    error = caught.value
+    assert (error.status, error.param, error.code) == (403, param, "tenant_not_allowed")
+
+
 def test_tenant_that_names_no_class_gets_one_that_is_open_to_it() -> None:
     assert read({"x-llm-d-inference-fairness-id": "nightly"}, {}).ask.qos_class.name == "batch"
 

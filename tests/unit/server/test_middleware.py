@@ -2,77 +2,16 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from tests.unit.server.asgi import BOOK, CHAT, JSON_TYPE, SSE_TYPE, Backend, post, wrapped
 
-from niyama.qosfile import parse_book
 from niyama.server import middleware as middleware_module
 from niyama.server.middleware import QosMiddleware, Receive, Scope, Send
 from niyama.settings import Settings
-
-BOOK = parse_book(
-    "default: interactive\nclasses: {interactive: {ttft: 6s, tbt: 50ms}, batch: {ttlt: 10min}}\n"
-    "tenants: {acme: {classes: [interactive]}}\n"
-)
-CHAT = "/v1/chat/completions"
-JSON_TYPE = b"application/json"
-SSE_TYPE = b"text/event-stream; charset=utf-8"
-
-
-class Backend:
-    """An ASGI application that notes what reaches it and answers with fixed parts."""
-
-    def __init__(self, parts: Sequence[bytes] = (b"{}",), kind: bytes = JSON_TYPE, status: int = 200) -> None:
-        self.parts = parts
-        self.kind = kind
-        self.status = status
-        self.bodies: list[bytes] = []
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.disconnected = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = b""
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                self.disconnected = True
-                return
-            body += message.get("body", b"")
-            if not message.get("more_body", False):
-                break
-        self.bodies.append(body)
-        self.headers = scope["headers"]
-        headers = [(b"content-type", self.kind), (b"x-own", b"1")]
-        if self.kind == JSON_TYPE:
-            headers.append((b"content-length", str(sum(map(len, self.parts))).encode()))
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        for part in self.parts:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-
-    @property
-    def seen(self) -> Any:
-        return json.loads(self.bodies[-1])
-
-
-def wrapped(backend: Backend, **options: Any) -> QosMiddleware:
-    return QosMiddleware(backend, Settings(book=BOOK), **options)
-
-
-async def post(
-    backend: Backend, body: object, headers: dict[str, str] | None = None, path: str = CHAT, **options: Any
-) -> httpx.Response:
-    transport = httpx.ASGITransport(options.pop("app", None) or wrapped(backend, **options))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return await client.post(
-            path, content=content, headers={"content-type": "application/json"} | (headers or {})
-        )
 
 
 async def test_request_that_asks_for_nothing_passes_byte_for_byte() -> None:
@@ -84,7 +23,10 @@ async def test_request_that_asks_for_nothing_passes_byte_for_byte() -> None:
     assert answer.headers["x-own"] == "1"
 
 
-@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses", "/v1/messages"])
+MAPPED = [CHAT, f"{CHAT}/batch", "/v1/completions", "/v1/responses", "/v1/messages", "/invocations"]
+
+
+@pytest.mark.parametrize("path", MAPPED)
 async def test_class_from_a_header_reaches_the_engine_on_every_route(path: str) -> None:
     backend = Backend()
     answer = await post(backend, {"prompt": "é\ud800"}, {"x-niyama-class": "batch"}, path)
@@ -108,7 +50,6 @@ async def test_route_under_a_root_path_is_mapped_too() -> None:
     [
         ("/v1/embeddings", "application/json"),
         ("/v1/messages/count_tokens", "application/json"),
-        ("/v1/audio/transcriptions", "multipart/form-data"),
         (CHAT, "text/plain"),
     ],
 )
@@ -137,6 +78,13 @@ async def test_body_that_is_no_object_is_left_to_vllm(body: bytes) -> None:
         ({}, {"service_tier": "gold"}, 400, "service_tier", "invalid_service_tier"),
         ({}, {"vllm_xargs": 1}, 400, "vllm_xargs", "invalid_qos_class"),
         (
+            {"x-niyama-tenant": "globex"},
+            {"vllm_xargs": {"niyama_tenant": "acme"}},
+            403,
+            "vllm_xargs.niyama_tenant",
+            "tenant_not_allowed",
+        ),
+        (
             {"x-llm-d-inference-fairness-id": "acme", "x-niyama-class": "batch"},
             {},
             403,
@@ -155,6 +103,16 @@ async def test_bad_ask_is_answered_with_an_error_object(
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["param"], error["code"], backend.bodies) == (param, code, [])
     assert (await post(backend, {})).status_code == 200
+
+
+@pytest.mark.parametrize("path", MAPPED)
+async def test_key_of_ours_that_is_not_public_is_refused_on_every_route(path: str) -> None:
+    backend = Backend()
+    answer = await post(backend, {"vllm_xargs": {"niyama_probe": 1}}, path=path)
+    assert (answer.status_code, backend.bodies) == (400, [])
+    error = answer.json()["error"]
+    assert error["param"] == "vllm_xargs.niyama_probe"
+    assert "Unknown key 'niyama_probe'; allowed: niyama_class" in error["message"]
 
 
 async def test_large_body_is_refused_whether_declared_or_not() -> None:
@@ -294,22 +252,6 @@ async def test_failure_in_the_mapping_is_logged_once_and_lets_requests_through(
     assert backend.bodies == [b'{"service_tier": "flex"}'] * 3
     assert len(caplog.records) == 1
     assert "a bug" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [({}, 200), ({"x-niyama-class": "interactive"}, 200), ({"x-niyama-class": "batch"}, 400)],
-)
-async def test_messages_of_a_vllm_that_cannot_carry_a_class_promises_only_the_default(
-    monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], status: int
-) -> None:
-    old = SimpleNamespace(AnthropicMessagesRequest=SimpleNamespace(model_fields={"model": 1}))
-    monkeypatch.setitem(sys.modules, "vllm.entrypoints.anthropic.protocol", old)
-    backend = Backend()
-    answer = await post(backend, {}, headers, "/v1/messages")
-    assert answer.status_code == status
-    assert (backend.bodies == [b"{}"]) == (status == 200)
-    assert status == 200 or "cannot carry a QoS class" in answer.json()["error"]["message"]
 
 
 async def test_settings_come_from_the_environment_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
