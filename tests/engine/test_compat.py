@@ -12,6 +12,7 @@ from tests.engine.rig import Ask, Rig
 from tests.engine.workload import prompt
 
 from niyama.engines.vllm import compat
+from niyama.engines.vllm.prefix import PrefixCache
 
 REQUEST_ATTRIBUTES = (
     "request_id",
@@ -115,7 +116,7 @@ def test_cached_tokens_are_told_before_the_request_runs(rig: Rig) -> None:
     scheduler = rig.use()
     rig.run([Ask("first", prompt(300, seed=3))])
     rig.submit(Ask("second", prompt(300, seed=3)))
-    assert compat.num_cached_tokens(scheduler, rig.request("second")) == 288
+    assert PrefixCache(scheduler, {}).watch(rig.request("second")) == 288
     rig.drain()
     assert rig.outputs["second"].num_cached_tokens == 288
 
@@ -154,12 +155,13 @@ def test_scheduler_without_a_lever_is_refused_by_name() -> None:
 
 @pytest.mark.engine
 def test_request_that_is_put_back_anywhere_has_not_started(rig: Rig, stock: Any) -> None:
+    from niyama.engines.vllm.blocked import Blocked
     from niyama.engines.vllm.steering import Levers
 
     rig.submit(Ask("blocked", prompt(20)))
     request = rig.request("blocked")
     rig.abort("blocked")
-    levers = Levers(stock)
+    levers = Levers(stock, Blocked(stock, {}))
     first, second = levers.queues
     for back in (first, second):
         first.add_request(request)

@@ -18,6 +18,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "fresh": (),
     "arrive": ("now_s", "request"),
     "depart": ("now_s", "request_id", "finished"),
+    "cached": ("now_s", "request_id", "num_tokens"),
     "plan": ("now_s", "limits", "plan"),
     "begin": ("at", "prefills", "shape", "stalled", "preempted"),
     "observe": ("started_at", "ended_at", "completed", "extra_tokens", "is_clean"),

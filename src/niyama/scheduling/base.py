@@ -75,6 +75,7 @@ class BasePolicy:
         self._token_count = 0.0
         self.paces: dict[float, int] = {}
         self.num_sitting = 0
+        self._is_kept_out = False
 
     # The protocol -----------------------------------------------------------------------------
 
@@ -105,6 +106,12 @@ class BasePolicy:
         if finished and job.num_emitted > 0:
             self.lengths.finished(job.request.qos_class, job.request.tenant, job.num_emitted)
 
+    def cached(self, request_id: str, num_tokens: int, now_s: float) -> None:
+        """See `Policy.cached`. O(log n)."""
+        job = self.ledger.jobs.get(request_id)
+        if job is not None and self.ledger.take_cached(job, num_tokens):
+            self._enqueue(job, now_s)
+
     def plan(self, now_s: float, limits: Limits) -> Plan:
         """See `Policy.plan`."""
         raise NotImplementedError
@@ -129,8 +136,11 @@ class BasePolicy:
                 self._enqueue(self.ledger.jobs[request_id], launch.at)
         newborn = [job.request_id for job in completed]
         num_tokens = launch.shape.num_prefill_tokens
-        # Who sat out is missing from the step's time, which then says little of the usual one.
+        # Who sat out is missing from the step's time, which then says little of the usual one. Nor does
+        # a step without prefill because the engine could start nobody.
         is_saturated = self._has_backlog() and not self.num_sitting
+        is_kept_out = self._is_kept_out and not num_tokens and not launch.preempted
+        is_saturated = is_saturated and not is_kept_out
         self._in_flight.append(InFlight(number, num_tokens, is_saturated, newborn, launch.stalled))
 
     def observe(self, outcome: StepOutcome) -> None:
@@ -190,6 +200,7 @@ class BasePolicy:
     ) -> Plan:
         """Return the plan that runs what is filled in and holds every other started prefill."""
         shape = filled.shape
+        self._is_kept_out = filled.is_blocked or bool(filled.chunks)
         predicted_s = self.model.predict_s(shape)
         held: list[str] = []
         if self.ledger.started:

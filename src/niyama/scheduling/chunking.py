@@ -8,7 +8,7 @@ half of the time until that is due.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Final
 
 from niyama.scheduling.ledger import Job, Phase
@@ -29,14 +29,16 @@ class Filled:
         shape: The whole step, decodes included.
         chunks: Who runs, most urgent first.
         spares: Who is next in line, each once; found as it is read.
+        is_blocked: Whether somebody was passed over whom the engine cannot start.
     """
 
-    __slots__ = ("chunks", "shape", "spares")
+    __slots__ = ("chunks", "is_blocked", "shape", "spares")
 
     def __init__(self, shape: BatchShape) -> None:
         self.shape = shape
         self.chunks: list[Chunk] = []
         self.spares: Iterable[str] = ()
+        self.is_blocked = False
 
 
 class _Places:
@@ -45,16 +47,27 @@ class _Places:
     def __init__(self, limits: Limits) -> None:
         self._seqs = limits.free_seqs
         self._kv_tokens = limits.free_kv_tokens
+        self._shared = limits.shared
 
     def has_one_for(self, job: Job) -> bool:
-        """Whether the whole prompt fits; cached blocks are taken from the free ones, too."""
-        return self._seqs > 0 and job.computed + job.remaining <= self._kv_tokens
+        """Whether the whole prompt fits; cached blocks that nobody holds take room, too."""
+        if self._seqs <= 0 or job.remaining > self._kv_tokens:
+            return False
+        if job.computed + job.remaining <= self._kv_tokens:
+            return True
+        return self._num_unheld(job) + job.remaining <= self._kv_tokens
 
     def take(self, job: Job, num_tokens: int) -> None:
         if job.phase is Phase.WAITING:
             self._seqs -= 1
-            self._kv_tokens -= job.computed
+            self._kv_tokens -= self._num_unheld(job)
         self._kv_tokens -= num_tokens
+
+    def _num_unheld(self, job: Job) -> int:
+        """Return the cached tokens of a waiting request that count as free until it starts."""
+        if not job.computed:
+            return 0
+        return max(0, job.computed - self._shared.num_tokens(job.request_id))
 
 
 def fill(
@@ -81,14 +94,14 @@ def fill(
         model: Predicts the step.
 
     Returns:
-        Chunks within all limits (L2, L3, L7). Costs O(log n) per job read.
+        Chunks within all limits (L2, L3, L7). Costs O(log n) per job read, blocked ones among them.
     """
     filled = Filled(shape)
     tokens = limits.token_budget - shape.num_decode_tokens
     places = _Places(limits)
     order = iter(jobs)
     passed_over: list[str] = []
-    for job in _candidates(order, started, filled, places):
+    for job in _candidates(order, started, filled, places, limits.blocked):
         num_tokens = min(job.remaining, tokens)
         if limit_s is not None:
             most = model.largest_chunk(filled.shape, job.computed, limit_s, num_tokens)
@@ -108,11 +121,13 @@ def fill(
         if limit_s is not None and job.due_at > now_s:
             limit_s = min(limit_s, RIDE_SHARE * (job.due_at - now_s))
     if filled.chunks:
-        filled.spares = _next_in_line(passed_over, order, filled.chunks)
+        filled.spares = _next_in_line(passed_over, order, filled.chunks, limits.blocked)
     return filled
 
 
-def _next_in_line(passed_over: list[str], order: Iterator[Job], chunks: list[Chunk]) -> Iterator[str]:
+def _next_in_line(
+    passed_over: list[str], order: Iterator[Job], chunks: list[Chunk], blocked: Container[str]
+) -> Iterator[str]:
     """Yield who was passed over and who comes behind, but for those that run."""
     yield from passed_over
     known = {*passed_over, *[chunk.request_id for chunk in chunks]}
@@ -121,23 +136,36 @@ def _next_in_line(passed_over: list[str], order: Iterator[Job], chunks: list[Chu
         job = next(order, None)
         if job is None:
             return
-        if job.request_id not in known:
+        if job.request_id not in known and job.request_id not in blocked:
             left -= 1
             yield job.request_id
 
 
 def _candidates(
-    order: Iterator[Job], started: Callable[[], Iterable[Job]], filled: Filled, places: _Places
+    order: Iterator[Job],
+    started: Callable[[], Iterable[Job]],
+    filled: Filled,
+    places: _Places,
+    blocked: Container[str],
 ) -> Iterator[Job]:
     """Yield who may run, in order; after the first without a place, only those that have begun."""
+    is_idle = not filled.shape.num_decode_tokens
+    kept_out: Job | None = None
     for job in order:
-        if job.phase is Phase.WAITING and not places.has_one_for(job):
-            break
+        if job.phase is Phase.WAITING:
+            if job.request_id in blocked:
+                filled.is_blocked = True
+                kept_out = kept_out or job
+                continue
+            if not places.has_one_for(job):
+                break
         yield job
     else:
+        if kept_out is not None and is_idle and not filled.chunks:
+            yield kept_out  # nothing else can run, so it costs nothing to try
         return
     running = {chunk.request_id for chunk in filled.chunks}
     others = [other for other in started() if other.request_id not in running]
-    if not others and not running and not filled.shape.num_decode_tokens:
+    if not others and not running and is_idle:
         yield job  # with an idle engine it must be tried, or nothing would ever run
     yield from others

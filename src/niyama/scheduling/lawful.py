@@ -40,6 +40,10 @@ class _Lawful:
         self._policy.depart(request_id, now_s, finished=finished)
         check_state(self._policy)
 
+    def cached(self, request_id: str, num_tokens: int, now_s: float) -> None:
+        self._policy.cached(request_id, num_tokens, now_s)
+        check_state(self._policy)
+
     def plan(self, now_s: float, limits: Limits) -> Plan:
         made = self._policy.plan(now_s, limits)
         check_plan(self._policy, now_s, limits, made)

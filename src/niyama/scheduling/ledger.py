@@ -101,6 +101,15 @@ class Ledger:
             self._leave_phase(job)
         return job
 
+    def take_cached(self, job: Job, num_tokens: int) -> bool:
+        """Count leading tokens of a waiting request as done; return whether that is less work for it."""
+        num_tokens = min(num_tokens, job.request.num_prompt_tokens - 1)
+        if job.phase is not Phase.WAITING or num_tokens <= job.computed:
+            return False
+        job.remaining -= num_tokens - job.computed
+        job.computed = num_tokens
+        return True
+
     def num_output_tokens(self, job: Job) -> int:
         """Output tokens launched so far, at the price of one subtraction."""
         if job.phase is Phase.DECODING:

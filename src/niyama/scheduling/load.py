@@ -66,7 +66,7 @@ class Faded:
 
     def share(self, now_s: float) -> float:
         """Return the average per second; of seconds of work it is the share of an engine. O(1)."""
-        return self._total * self._per_second(now_s)
+        return max(0.0, self._total) * self._per_second(now_s)
 
     def _weight(self, now_s: float) -> float:
         """Return what something now weighs: weights grow instead of all others shrinking."""
@@ -99,9 +99,9 @@ class Work(Faded):
         super().__init__(window_s)
         self._by_size: dict[int, float] = {}
 
-    def add(self, amount: float, now_s: float) -> None:
+    def add(self, amount: float, now_s: float, sign: int = 1) -> None:
         """Count a request's work, in seconds of engine time, as it arrives. O(1) on average."""
-        weighted_s = amount * self._weight(now_s)
+        weighted_s = sign * amount * self._weight(now_s)
         size = size_class(amount)
         self._by_size[size] = self._by_size.get(size, 0.0) + weighted_s
         self._total += weighted_s
@@ -110,7 +110,7 @@ class Work(Faded):
         """Return the size classes, and the share of each together with all smaller ones. O(size classes)."""
         sizes = sorted(self._by_size)
         per_second = self._per_second(now_s)
-        return sizes, list(accumulate([self._by_size[size] * per_second for size in sizes]))
+        return sizes, list(accumulate([max(0.0, self._by_size[size]) * per_second for size in sizes]))
 
     def _fade(self, fade: float) -> None:
         """See `Faded`; what has faded is forgotten."""
@@ -164,7 +164,7 @@ class Load(Faded):
         """Whether size or importance counts in the order, besides deadlines."""
         return self._alpha.now > 0 or self._standing_back.now > 0
 
-    def offer(self, work_s: float, pressing_s: float, importance: int, now_s: float) -> None:
+    def offer(self, work_s: float, pressing_s: float, importance: int, now_s: float, sign: int = 1) -> None:
         """Count a request's work as it arrives. O(1) on average.
 
         Args:
@@ -172,10 +172,11 @@ class Load(Faded):
             pressing_s: The same if those sit out who can.
             importance: Of the request.
             now_s: The instant.
+            sign: -1 takes back what was counted a while ago, up to what has faded since.
         """
-        self.add(work_s, now_s)
-        self._pressing.add(pressing_s, now_s)
-        self._by_importance.setdefault(importance, Work()).add(work_s, now_s)
+        self.add(sign * work_s, now_s)
+        self._pressing.add(sign * pressing_s, now_s)
+        self._by_importance.setdefault(importance, Work()).add(work_s, now_s, sign)
 
     def worth_s(self, importance: int, now_s: float) -> float:
         """Return the size up to which there is time for everybody of an importance; infinite if for all.

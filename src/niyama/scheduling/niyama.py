@@ -100,6 +100,16 @@ class NiyamaPolicy(BasePolicy):
         self.load.offer(work_s, num_tokens * self._token_s, int(request.importance), now_s)
         self.shares.arrive(request, num_tokens, now_s)
 
+    def cached(self, request_id: str, num_tokens: int, now_s: float) -> None:
+        """See `Policy.cached`; what was offered is less by what need not be computed."""
+        job = self.ledger.jobs.get(request_id)
+        before = 0 if job is None else job.remaining
+        super().cached(request_id, num_tokens, now_s)
+        if job is not None and job.remaining < before:
+            importance, measured_s = int(job.request.importance), self.measured_token_s()
+            for sign, tokens in ((-1, before), (1, job.remaining)):
+                self.load.offer(tokens * measured_s, tokens * self._token_s, importance, now_s, sign)
+
     def decode_step_s(self, request: Request, expected_output: int) -> float:
         """See `BasePolicy.decode_step_s`."""
         tightest_s = min(self.paces, default=math.inf)
@@ -144,6 +154,8 @@ class NiyamaPolicy(BasePolicy):
         if late is None or slack_s == math.inf or self.load.level > 0 or self._sat_in_vain:
             return nobody
         if not self.ledger.jobs[late.request_id].request.slo.is_interactive:
+            return nobody
+        if late.request_id in limits.blocked:
             return nobody
         all_due = self.pacer.all_due(self.ledger.num_launches)
         tightest_s = min(self.paces, default=math.inf)

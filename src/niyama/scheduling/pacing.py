@@ -111,11 +111,19 @@ class Pacer:
 
     def _put(self, request_id: str, pace_s: float, base: float) -> None:
         self._members[request_id] = _Member(pace_s, base)
+        if pace_s not in self._heaps:
+            self._drop_idle()
         heap = self._heaps.setdefault(pace_s, [])
         heapq.heappush(heap, (base, request_id))
         if len(heap) > STALE_SHARE * len(self._members) + MIN_HEAP:
             heap[:] = {entry for entry in heap if self._holds(pace_s, entry[0], entry[1])}
             heapq.heapify(heap)
+
+    def _drop_idle(self) -> None:
+        """Forget paces that nobody has, once most are such. O(1) on average."""
+        if len(self._heaps) > STALE_SHARE * len(self._members) + MIN_HEAP:
+            for pace_s in [p for p, heap in self._heaps.items() if self._first_base(p, heap) == math.inf]:
+                del self._heaps[pace_s]
 
     def _first_base(self, pace_s: float, heap: list[tuple[float, str]]) -> float:
         """Return the earliest base of a pace, infinite if there is none; drop who left or moved."""

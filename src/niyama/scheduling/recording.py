@@ -7,11 +7,13 @@ the same plans. That is how a recorded run is checked (`niyama.bench.parity`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from niyama.qos import Importance, Slo
 from niyama.scheduling.policy import (
+    NOBODY,
+    NOTHING_SHARED,
     BatchShape,
     Launch,
     Limits,
@@ -19,11 +21,39 @@ from niyama.scheduling.policy import (
     Policy,
     Prefill,
     Request,
+    SharedKv,
     StepOutcome,
 )
 
 Call = dict[str, Any]
-"""A call as a JSON object; `call` says which: fresh, arrive, depart, plan, begin or observe."""
+"""A call as a JSON object; `call` says which: fresh, arrive, depart, cached, plan, begin or observe."""
+
+
+class _Met:
+    """Those of the blocked that were asked for, which is all that a plan depends on."""
+
+    def __init__(self, blocked: Container[str]) -> None:
+        self.met: set[str] = set()
+        self._blocked = blocked
+
+    def __contains__(self, request_id: object) -> bool:
+        is_in = request_id in self._blocked
+        if is_in:
+            self.met.add(str(request_id))
+        return is_in
+
+
+class _Heard(SharedKv):
+    """What was told of shared KV; also tells it again."""
+
+    def __init__(self, shared: SharedKv, told: Mapping[str, int] | None = None) -> None:
+        self.told: dict[str, int] = dict(told or {})
+        self._shared = shared
+
+    def num_tokens(self, request_id: str) -> int:
+        if request_id not in self.told:
+            self.told[request_id] = self._shared.num_tokens(request_id)
+        return self.told[request_id]
 
 
 class Recorded:
@@ -55,15 +85,24 @@ class Recorded:
         self._write({"call": "depart", "now_s": now_s, "request_id": request_id, "finished": finished})
         self._policy.depart(request_id, now_s, finished=finished)
 
+    def cached(self, request_id: str, num_tokens: int, now_s: float) -> None:
+        """See `Policy.cached`."""
+        self._write({"call": "cached", "now_s": now_s, "request_id": request_id, "num_tokens": num_tokens})
+        self._policy.cached(request_id, num_tokens, now_s)
+
     def plan(self, now_s: float, limits: Limits) -> Plan:
         """See `Policy.plan`."""
         plan: Plan | None = None
+        blocked, shared = _Met(limits.blocked), _Heard(limits.shared)
+        numbers = (limits.token_budget, limits.free_seqs, limits.free_kv_tokens, limits.tokens_per_decode)
         try:
-            plan = self._policy.plan(now_s, limits)
+            plan = self._policy.plan(now_s, Limits(*numbers, blocked, shared))
             return plan
         finally:
-            seen = [limits.token_budget, limits.free_seqs, limits.free_kv_tokens, limits.tokens_per_decode]
             made = None if plan is None else plan_to_mapping(plan)
+            seen: list[Any] = [*numbers]
+            if blocked.met or shared.told:
+                seen += [sorted(blocked.met), shared.told]
             self._write({"call": "plan", "now_s": now_s, "limits": seen, "plan": made})
 
     def begin(self, launch: Launch) -> None:
@@ -104,8 +143,10 @@ def tell(policy: Policy, call: Mapping[str, Any], launch: Launch | None = None) 
             policy.arrive(request_from_mapping(call["request"]), call["now_s"])
         case "depart":
             policy.depart(call["request_id"], call["now_s"], finished=call["finished"])
+        case "cached":
+            policy.cached(call["request_id"], call["num_tokens"], call["now_s"])
         case "plan":
-            return policy.plan(call["now_s"], Limits(*call["limits"]))
+            return policy.plan(call["now_s"], _limits(call["limits"]))
         case "begin":
             policy.begin(launch_from_mapping(call))
         case "observe":
@@ -115,6 +156,13 @@ def tell(policy: Policy, call: Mapping[str, Any], launch: Launch | None = None) 
         case other:
             raise ValueError(f"call: {other!r} is unknown")
     return None
+
+
+def _limits(seen: Sequence[Any]) -> Limits:
+    budget, free_seqs, free_kv_tokens, tokens_per_decode, *further = seen
+    blocked, told = further or (NOBODY, {})
+    shared = _Heard(NOTHING_SHARED, told)
+    return Limits(budget, free_seqs, free_kv_tokens, tokens_per_decode, blocked, shared)
 
 
 def request_to_mapping(request: Request) -> dict[str, Any]:

@@ -41,6 +41,11 @@ class CheckedPolicy:
         self.inner.depart(request_id, now_s, finished=finished)
         check_state(self.inner)
 
+    def cached(self, request_id: str, num_tokens: int, now_s: float) -> None:
+        """See `Policy.cached`."""
+        self.inner.cached(request_id, num_tokens, now_s)
+        check_state(self.inner)
+
     def plan(self, now_s: float, limits: Limits) -> Plan:
         """See `Policy.plan`."""
         plan = self.inner.plan(now_s, limits)

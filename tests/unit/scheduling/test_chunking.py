@@ -9,7 +9,7 @@ from tests.property.hosts import linear_model
 from niyama.qos import Slo
 from niyama.scheduling.chunking import NUM_SPARES, Filled, fill
 from niyama.scheduling.ledger import Job, Phase
-from niyama.scheduling.policy import BatchShape, Chunk, Limits, Request
+from niyama.scheduling.policy import BatchShape, Chunk, Limits, Request, SharedKv
 
 MODEL = linear_model(fixed_s=0.25, token_s=1 / 256, decode_s=0.0)
 ROOMY = Limits(token_budget=512, free_seqs=8, free_kv_tokens=10_000)
@@ -101,6 +101,36 @@ def test_fill_blocked_request_lets_those_that_have_begun_pass_and_nobody_else() 
 def test_fill_blocked_request_on_an_idle_engine_is_tried() -> None:
     assert run([job("big", 900)], Limits(512, 8, 100)).chunks == [Chunk("big", 512)]
     assert run([job("big", 900)], Limits(512, 8, 100), num_decodes=1).chunks == []
+
+
+class _Held(SharedKv):
+    def num_tokens(self, request_id: str) -> int:
+        return {"b": 150}.get(request_id, 0)
+
+
+def test_fill_cached_blocks_that_others_hold_take_no_room() -> None:
+    limits = Limits(512, 8, 500, shared=_Held())
+    assert run([job("b", 100, cached=450)], limits).chunks == [Chunk("b", 100)]
+    assert run([job("c", 100, cached=450)], limits, num_decodes=1).chunks == []
+    both = [job("a", 300), job("b", 100, cached=250)]
+    assert len(run(both, limits).chunks) == 2
+    assert len(run(both, Limits(512, 8, 499, shared=_Held())).chunks) == 1
+
+
+def test_fill_request_that_the_engine_cannot_start_lets_all_others_pass() -> None:
+    limits = Limits(512, 8, 10_000, blocked={"a", "d"})
+    filled = run([job("a", 600), job("b", 100), job("c", 300, started=5), job("d", 9), job("e", 600)], limits)
+    assert filled.chunks == [Chunk("b", 100), Chunk("c", 300), Chunk("e", 112)]
+    assert filled.is_blocked
+    spares = run([job("b", 600), job("a", 600), job("e", 600)], limits).spares
+    assert list(spares) == ["e"]
+
+
+def test_fill_idle_engine_tries_one_of_those_that_it_could_not_start() -> None:
+    limits = Limits(512, 8, 10_000, blocked={"a", "b"})
+    assert run([job("a", 100), job("b", 100)], limits).chunks == [Chunk("a", 100)]
+    assert run([job("a", 100), job("b", 100)], limits, num_decodes=1).chunks == []
+    assert run([job("a", 100), job("b", 100), job("c", 5)], limits).chunks == [Chunk("c", 5)]
 
 
 def test_fill_spares_are_the_next_in_line_each_once() -> None:

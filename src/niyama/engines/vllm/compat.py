@@ -27,6 +27,7 @@ SCHEDULER_ATTRIBUTES = (
     "vllm_config",
     "block_size",
     "num_spec_tokens",
+    "lora_config",
 )
 """What our host reads or writes on a vLLM scheduler; checked when it is made."""
 
@@ -77,27 +78,6 @@ def queue_names(scheduler: Any) -> list[str]:
     return [name for name in QUEUES if hasattr(scheduler, name)]
 
 
-def num_cached_tokens(scheduler: Any, request: Any) -> int:
-    """Return how many leading tokens of a new request are in the prefix cache. O(cached blocks).
-
-    A look only: it takes no block and counts in no statistics, as vLLM's own look-up would
-    (vllm/v1/core/kv_cache_manager.py, get_computed_blocks). 0 where it cannot be told.
-    """
-    hashes = request.block_hashes
-    if not hashes or getattr(request, "skip_reading_prefix_cache", False):
-        return 0
-    manager = scheduler.kv_cache_manager
-    if not getattr(manager, "enable_caching", False):
-        return 0
-    groups = list(range(len(manager.kv_cache_config.kv_cache_groups)))
-    num_blocks = 0
-    for block_hash in hashes:
-        if manager.block_pool.get_cached_block(block_hash, groups) is None:
-            break
-        num_blocks += 1
-    return min(num_blocks * hash_block_size(scheduler), int(request.num_prompt_tokens) - 1)
-
-
 def hash_block_size(scheduler: Any) -> int:
     """Return how many tokens one block hash stands for."""
     return int(getattr(scheduler, "hash_block_size", scheduler.block_size))
@@ -131,3 +111,13 @@ def _is_cpu() -> bool:
 @cache
 def _say_once(text: str) -> None:
     logger.warning("Niyama: %s (said once)", text)
+
+
+def num_free_seqs(scheduler: Any) -> int:
+    """Return how many more requests vLLM would start. Sessions that wait for input keep their seats.
+
+    Before 0.32 there is but one bound (vllm/v1/core/sched/scheduler.py, `max_num_active_reqs`).
+    """
+    most = int(scheduler.max_num_running_reqs)
+    most = min(most, int(getattr(scheduler, "max_num_active_reqs", most)))
+    return most - len(scheduler.running) - int(getattr(scheduler, "num_waiting_for_streaming_input", 0))

@@ -6,18 +6,20 @@ schedules in its own order, and a fresh policy takes over the live requests soon
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any, cast
 
 from niyama.engines.vllm import compat
 from niyama.engines.vllm.audit import check_books
+from niyama.engines.vllm.blocked import Blocked
 from niyama.engines.vllm.books import Books
 from niyama.engines.vllm.decisionlog import open_decision_log
 from niyama.engines.vllm.inflight import Flight, InFlight
+from niyama.engines.vllm.prefix import PrefixCache
 from niyama.engines.vllm.realised import completed, differences, extra_tokens, read_launch
+from niyama.engines.vllm.recovery import Recovery
 from niyama.engines.vllm.steering import Levers
-from niyama.engines.vllm.view import is_whole, view
+from niyama.engines.vllm.view import is_whole, plain_view, view
 from niyama.latency import OnlineModel
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.lawful import lawful
@@ -25,11 +27,6 @@ from niyama.scheduling.policy import Launch, Limits, Plan, Prefill, Request, Ste
 from niyama.scheduling.recording import Recorded
 from niyama.scheduling.registry import make_policy
 from niyama.settings import Settings
-
-logger = logging.getLogger(__name__)
-
-MAX_RECOVERY_STEPS = 1024
-"""Longest pause, in steps, between attempts to put a fresh policy in the place of a failed one."""
 
 
 class Host:
@@ -45,64 +42,73 @@ class Host:
         self._settings = settings
         self._model = OnlineModel()
         self._flight = Flight(self._model)
-        self._levers = Levers(scheduler)
+        self._vllm_requests: dict[str, Any] = {}
+        self._blocked = Blocked(scheduler, self._vllm_requests)
+        self._prefix = PrefixCache(scheduler, self._vllm_requests)
+        self._levers = Levers(scheduler, self._blocked)
         self._decisions = open_decision_log(settings, scheduler, vllm_version)
         self.policy: BasePolicy = self._fresh_policy()
         self.books = Books(settings, vllm_version, self._decisions)
         self._views: dict[str, Request] = {}
-        self._vllm_requests: dict[str, Any] = {}
         self._prefilling: dict[str, Any] = {}
         self._decoding: dict[str, None] = {}
+        self._sessions: set[str] = set()
         self._preempted: list[str] = []
         self._plan: Plan | None = None
         self._greedy: str | None = None
         self._plan_starts_at = 0.0
-        self._is_failed = False
+        self._recovery = Recovery()
         self._is_stuck = False
-        self._num_good_steps = 0
-        self._recover_in = 1
-        self._pause = 1
 
     # What vLLM's scheduler tells us ------------------------------------------------------------
 
     def arrive(self, request: Any) -> None:
         """A request enters vLLM's scheduler."""
         if request.request_id in self._scheduler.requests:
-            return  # a further part of a streaming-input session
+            return  # a further part of a session
+        now_s = time.monotonic()
         try:
-            now_s = time.monotonic()
             compat.drop_fatal_seed(request)
-            seen = view(self._scheduler, request, self._settings.book, now_s)
-            self._vllm_requests[request.request_id] = request
-            self._views[request.request_id] = seen.request
+            seen = view(request, self._prefix.watch(request), self._settings.book, now_s)
+        except Exception:
+            seen = plain_view(request, self._settings.book, now_s)
+            self._recovery.fail("arrive")
+        # Whatever fails from here on, a fresh policy will know the request.
+        self._vllm_requests[request.request_id] = request
+        self._views[request.request_id] = seen.request
+        if getattr(request, "resumable", False):
+            self._sessions.add(request.request_id)
+        try:
             self.books.arrive(seen)
-            if not self._is_failed:
+            if not self._recovery.is_failed:
                 self.policy.arrive(seen.request, now_s)
         except Exception:
-            self._fail("arrive")
+            self._recovery.fail("arrive")
 
     def before_schedule(self) -> None:
         """Decide the next step and set the levers."""
         self._forget_finished(time.monotonic())
+        self._rest_sessions()
         self._plan = None
         self._plan_starts_at = time.monotonic()
-        if self._is_failed:
+        if self._recovery.is_failed:
             self._try_to_recover()
-        if not self._is_failed and not self._is_stuck:
+        if not self._recovery.is_failed and not self._is_stuck:
             try:
                 self._plan_starts_at = self._flight.starts_at(self._plan_starts_at)
+                self._blocked.begin_step()
                 if self._settings.check_laws and not self._preempted:
                     check_books(self.policy.ledger, self._scheduler)
                 self._plan = self.policy.plan(self._plan_starts_at, self._limits())
                 self._greedy = self._levers.apply(
                     self._plan, self._prefilling, self._vllm_requests, self._views
                 )
-                self._num_good_steps += 1
+                self._recovery.held()
             except Exception:
                 self._plan = None
-                self._fail("plan")
+                self._recovery.fail("plan")
         if self._plan is None:
-            if self._is_failed:
+            if self._recovery.is_failed:
                 self.books.fallback()
             self._levers.release()
 
@@ -111,7 +117,7 @@ class Host:
         try:
             self._begin(output)
         except Exception:
-            self._fail("begin")
+            self._recovery.fail("begin")
 
     def launched(self) -> None:
         """The launch of the last scheduled step is over."""
@@ -122,7 +128,7 @@ class Host:
         try:
             self._end(output, runner_output, time.monotonic())
         except Exception:
-            self._fail("observe")
+            self._recovery.fail("observe")
 
     def preempted(self, request: Any) -> None:
         """The engine takes a request's KV."""
@@ -139,9 +145,11 @@ class Host:
         scheduler = self._scheduler
         return Limits(
             token_budget=self._token_budget(),
-            free_seqs=int(scheduler.max_num_running_reqs) - len(scheduler.running),
+            free_seqs=compat.num_free_seqs(scheduler),
             free_kv_tokens=compat.num_free_kv_tokens(scheduler),
             tokens_per_decode=1 + int(scheduler.num_spec_tokens),
+            blocked=self._blocked,
+            shared=self._prefix,
         )
 
     def _token_budget(self) -> int:
@@ -163,6 +171,13 @@ class Host:
         for request_id in preempted:
             self._prefilling.pop(request_id, None)
             self._decoding.pop(request_id, None)
+        if self._plan is not None and not preempted:
+            scheduler = self._scheduler
+            has_room = output.total_num_scheduled_tokens < scheduler.max_num_scheduled_tokens
+            put_back = self._levers.put_back()
+            self._blocked.learn(
+                self._plan, output.num_scheduled_tokens, put_back, self._prefilling, has_room=has_room
+            )
         candidates = {**self._prefilling, **popped}
         # Where nothing runs though something was planned, the engine has its own way for a step.
         ran = bool(output.num_scheduled_tokens)
@@ -190,8 +205,13 @@ class Host:
         self.books.begin(launch)
         if self._plan is not None:
             self.books.planned(self._plan, differences(self._plan, launch, self._greedy), self._views)
-        if not self._is_failed:
+        if not self._recovery.is_failed:
             self.policy.begin(launch)
+        self._prefix.launched(launch, self._cached)
+
+    def _cached(self, request_id: str, num_tokens: int) -> None:
+        if not self._recovery.is_failed:
+            self.policy.cached(request_id, num_tokens, self._plan_starts_at)
 
     def _end(self, output: Any, runner_output: Any, now_s: float) -> None:
         has_work = bool(self._scheduler.running or any(map(len, self._levers.queues)))
@@ -208,7 +228,7 @@ class Host:
                 lessons=ended.lessons,
             )
             self.books.observe(outcome, ended.step.plan, self.policy.model)
-            if not self._is_failed and ended.step.policy is self.policy:
+            if not self._recovery.is_failed and ended.step.policy is self.policy:
                 self.policy.observe(outcome)
         self._forget_finished(now_s)
 
@@ -220,13 +240,31 @@ class Host:
             self._views.pop(request_id, None)
             self._prefilling.pop(request_id, None)
             self._decoding.pop(request_id, None)
-            finished = is_whole(request)
-            is_probe = self.books.end(request_id, now_s, aborted=not finished)
-            if not self._is_failed:
-                try:
+            self._sessions.discard(request_id)
+            self._blocked.forget(request_id)
+            self._prefix.forget(request_id)
+            try:
+                finished = is_whole(request)
+                is_probe = self.books.end(request_id, now_s, aborted=not finished)
+                if not self._recovery.is_failed:
                     self.policy.depart(request_id, now_s, finished=finished and not is_probe)
-                except Exception:
-                    self._fail("depart")
+            except Exception:
+                self._recovery.fail("depart")
+
+    def _rest_sessions(self) -> None:
+        """Tell the policy of sessions (`resumable` requests) whose part has ended: they wait again.
+
+        They keep their KV, but the next part has to be admitted like any waiting request.
+        """
+        self._blocked.resting.clear()
+        for request_id in self._sessions:
+            request = self._vllm_requests[request_id]
+            if not any(request in queue for queue in self._levers.queues):
+                continue
+            if request.status.name == "WAITING_FOR_STREAMING_REQ":
+                self._blocked.resting.add(request_id)
+            if request_id in self._decoding or request_id in self._prefilling:
+                self._preempted.append(request_id)
 
     # When the policy fails ---------------------------------------------------------------------
 
@@ -239,23 +277,9 @@ class Host:
             return policy
         return cast(BasePolicy, Recorded(policy, self._decisions.write_line))
 
-    def _fail(self, where: str) -> None:
-        """Go on without the policy; say so once per failure, not once per step."""
-        if self._is_failed:
-            return
-        logger.exception("Niyama: the policy failed in %s; vLLM's own order takes over", where)
-        self._is_failed = True
-        if self._num_good_steps > MAX_RECOVERY_STEPS:
-            self._pause = 1
-        self._num_good_steps = 0
-        # A failure in `plan` costs the present step its plan, any other one the next.
-        self._recover_in = self._pause + (where != "plan")
-        self._pause = min(2 * self._pause, MAX_RECOVERY_STEPS)
-
     def _try_to_recover(self) -> None:
         """After a pause, doubled with every failure, give the live requests to a fresh policy."""
-        self._recover_in -= 1
-        if self._recover_in > 0:
+        if not self._recovery.is_due():
             return
         try:
             policy = self._fresh_policy()
@@ -266,10 +290,10 @@ class Host:
             policy.begin(launch)
             policy.observe(StepOutcome(launch, now_s, now_s, completed=list(self._decoding), is_clean=False))
         except Exception:
-            self._recover_in = self._pause
-            self._pause = min(2 * self._pause, MAX_RECOVERY_STEPS)
+            self._recovery.failed_again()
             return
-        self.policy, self._is_failed = policy, False
+        self.policy = policy
+        self._recovery.recovered()
 
     def _all_started(self) -> list[Prefill]:
         """Return how far every request has come that has begun."""

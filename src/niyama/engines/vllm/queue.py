@@ -21,16 +21,19 @@ class PlannedQueue(RequestQueue):
 
     Attributes:
         popped: Requests that vLLM took since the plan was set, and did not put back.
+        put_back: Ids of those that were put back since.
     """
 
     def __init__(self) -> None:
         self._requests: OrderedDict[str, Request] = OrderedDict()
         self._planned: deque[Request] | None = None
         self.popped: dict[str, Request] = {}
+        self.put_back: set[str] = set()
 
     def set_plan(self, request_ids: Iterable[str] | None) -> None:
         """Offer these requests, as far as they are in the queue; None offers all, oldest first."""
         self.popped.clear()
+        self.put_back.clear()
         if request_ids is None:
             self._planned = None
         else:
@@ -66,6 +69,7 @@ class PlannedQueue(RequestQueue):
         """Put requests back as the oldest, the last of them first."""
         for request in requests:
             self.popped.pop(request.request_id, None)
+            self.put_back.add(request.request_id)
             self._requests[request.request_id] = request
             self._requests.move_to_end(request.request_id, last=False)
 

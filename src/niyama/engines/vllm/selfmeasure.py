@@ -11,7 +11,7 @@ import asyncio
 import logging
 from typing import Any
 
-from niyama.engines.vllm.view import PROBE_KEY
+from niyama.engines.vllm.view import PROBE_KEY, PROBE_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -66,5 +66,5 @@ async def _probe(
     )
     salt = sum(name.encode())
     prompt = [(salt * 7919 + place * 31 + place * place) % vocabulary for place in range(num_tokens)]
-    async for _ in engine_client.generate({"prompt_token_ids": prompt}, params, f"niyama-probe-{name}"):
+    async for _ in engine_client.generate({"prompt_token_ids": prompt}, params, f"{PROBE_PREFIX}{name}"):
         pass

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from niyama.engines.vllm import compat
+from niyama.engines.vllm.blocked import Blocked
 from niyama.engines.vllm.queue import PlannedQueue
 from niyama.scheduling.policy import Plan, Request
 
@@ -22,8 +23,9 @@ whom vLLM preempts, its last, is who should go first."""
 class Levers:
     """The levers of one vLLM scheduler."""
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Any, blocked: Blocked) -> None:
         self._scheduler = scheduler
+        self._blocked = blocked
         self._full_budget = int(scheduler.max_num_scheduled_tokens)
         self.queues: list[PlannedQueue] = []
         for name in compat.queue_names(scheduler):
@@ -70,7 +72,7 @@ class Levers:
             wait_until = scheduler.current_step + 2
             request.next_decode_eligible_step = max(request.next_decode_eligible_step, wait_until)
         self._order_running(order, held, prefilling, views)
-        order += plan.spares
+        order = self._blocked.admissible([*order, *plan.spares], prefilling)
         for queue in self.queues:
             queue.set_plan(order)
         return greedy
@@ -119,6 +121,10 @@ class Levers:
         self._scheduler.max_num_scheduled_tokens = self._full_budget
         for queue in self.queues:
             queue.set_plan(None)
+
+    def put_back(self) -> set[str]:
+        """Return the ids of those that the last `schedule()` took from the queues and put back."""
+        return {request_id for queue in self.queues for request_id in queue.put_back}
 
     def popped(self) -> dict[str, Any]:
         """Return the requests that the last `schedule()` took from the queues, by id.
