@@ -13,7 +13,7 @@ import asyncio
 import importlib
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from niyama.bench.carriers import Carry
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
 T = TypeVar("T")
+
+ANSWER_LIMIT_S, ANSWER_LIMIT_SLOS = 3600.0, 4.0
+"""An answer is cut off after so long, or after so many times the longest promise if that is longer."""
 
 HEARTBEAT_S = 0.02
 """How often the event loop's own lateness is sampled."""
@@ -46,12 +49,18 @@ class Rules:
     Attributes:
         max_lag_s: Bound on the p99 of send lag and of loop lag, seconds.
         max_consecutive_errors: So many failures in a row stop the run; 0 for never.
-        answer_limit_s: Longest time for one answer.
+        answer_limit_s: Longest time for one answer; None for what suits the promises.
     """
 
     max_lag_s: float = 0.025
     max_consecutive_errors: int = 20
-    answer_limit_s: float = 3600.0
+    answer_limit_s: float | None = None
+
+    def for_promises(self, longest_slo_s: float | None) -> Rules:
+        """Return the rules of a run in which that is the longest TTFT or TTLT, seconds; None without any."""
+        if self.answer_limit_s is not None:
+            return self
+        return replace(self, answer_limit_s=max(ANSWER_LIMIT_S, ANSWER_LIMIT_SLOS * (longest_slo_s or 0.0)))
 
 
 @dataclass(slots=True)
@@ -66,7 +75,7 @@ class Flight:
         num_errors_in_a_row: The same since the last whole one.
         num_tokens: Output tokens of the answers that have ended.
         loop_lags_s: How late the event loop came round, one sample per heartbeat.
-        stopped_by: Why no more requests were sent; None if all were.
+        stopped_by: Why nothing more was sent, if there was anything left; None if nothing went wrong.
         settled_by: Why the run ended early with all it had to show; None if it did not.
         wall_s: From the start to the end of the last answer.
         cpu_s: CPU time of this process over the run, all threads.
@@ -135,9 +144,8 @@ async def run(
         The run; nothing a server does raises.
     """
     rules = rules or Rules()
-    sender = Sender(
-        session, target, carry, carrier=carrier, run_id=run_id, answer_limit_s=rules.answer_limit_s
-    )
+    limit_s = ANSWER_LIMIT_S if rules.answer_limit_s is None else rules.answer_limit_s
+    sender = Sender(session, target, carry, carrier=carrier, run_id=run_id, answer_limit_s=limit_s)
     # Everything that costs time is done before the first instant.
     calls = [sender.prepare(request, prompts[request.id]) for request in requests]
     flight = Flight([call.record for call in calls])
@@ -158,7 +166,7 @@ async def _fly(
     progress: Progress | None,
     settle: Settle | None,
 ) -> None:
-    heart = asyncio.create_task(_beat(flight, progress))
+    heart = asyncio.create_task(beat(flight, progress))
     cpu_began_s = time.process_time()
     flight.started_at, flight.started_monotonic = time.time(), time.monotonic()
     sender.begin()
@@ -169,12 +177,10 @@ async def _fly(
                 # More than once: an event loop rounds to its own ticks and may wake us early.
                 while (wait_s := call.record.due_at - sender.now_s()) > 0:
                     await asyncio.sleep(wait_s)
-                if max_errors and flight.num_errors_in_a_row >= max_errors:
-                    last = next((r.error for r in reversed(flight.records) if r.error), "")
-                    flight.stopped_by = f"{max_errors} errors in a row, the last: {last}"
+                if flight.stopped_by is not None:
                     break
                 flight.num_sent += 1
-                group.create_task(_send(sender, flight, call, settle))
+                group.create_task(_send(sender, flight, call, max_errors, settle))
     except* _Settled:
         for record in flight.records:
             record.has_left = record.has_left or record.finished_at is None
@@ -186,7 +192,7 @@ async def _fly(
         progress(flight)
 
 
-async def _send(sender: Sender, flight: Flight, call: Call, settle: Settle | None) -> None:
+async def _send(sender: Sender, flight: Flight, call: Call, max_errors: int, settle: Settle | None) -> None:
     await sender.send(call)
     record = call.record
     flight.num_ended += 1
@@ -194,6 +200,9 @@ async def _send(sender: Sender, flight: Flight, call: Call, settle: Settle | Non
     if record.error is not None:
         flight.num_errors += 1
         flight.num_errors_in_a_row += 1
+        # Said here, and not when the next request is due: a server may die after the last one was sent.
+        if flight.num_errors_in_a_row == max_errors and flight.stopped_by is None:
+            flight.stopped_by = f"{max_errors} errors in a row, the last: {record.error}"
     elif not record.has_left:
         flight.num_errors_in_a_row = 0
     if settle is not None and flight.settled_by is None:
@@ -202,7 +211,7 @@ async def _send(sender: Sender, flight: Flight, call: Call, settle: Settle | Non
             raise _Settled
 
 
-async def _beat(flight: Flight, progress: Progress | None) -> None:
+async def beat(flight: Flight, progress: Progress | None = None) -> None:
     """Sample how late the loop wakes whoever sleeps; forever."""
     num_beats = 0
     while True:

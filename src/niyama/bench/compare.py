@@ -10,18 +10,16 @@ What is done is in the store; a second call goes on where the first one ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from niyama.bench.client import Progress, run_async
 from niyama.bench.compareruns import measure_basis, run_job
-from niyama.bench.comparestore import Store
+from niyama.bench.compareserver import OneServer
+from niyama.bench.comparestore import Store, StoreError
 from niyama.bench.contestants import CHUNKS, Contestant, Engine
 from niyama.bench.knee import passes, raise_knee, raise_knees
 from niyama.bench.promises import rule_book, with_low_twins
@@ -36,10 +34,8 @@ from niyama.bench.scenarios import (
     Traffic,
     plan_jobs,
 )
-from niyama.bench.servers import free_port, serving
 from niyama.emulation import scaled_book
 from niyama.qos import QosBook
-from niyama.qosfile import book_to_mapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +71,9 @@ class Comparison:
 
 Tell = Callable[[str], None]
 
+TRIES = 2
+"""A run that is INVALID is done again; after so many in one command it is taken as it is."""
+
 
 @dataclass(slots=True)
 class Comparer:
@@ -88,9 +87,15 @@ class Comparer:
     traffic: Traffic = field(init=False)
     best_chunk: dict[str, int] = field(default_factory=dict[str, int])
     knees: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    used: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict[tuple[str, str], dict[str, Any]])
+    """Every run that had a part in it, by the keys of contestant and job."""
     _written_book: QosBook = field(init=False)
-    _servers: ExitStack = field(default_factory=ExitStack)
-    _running: tuple[Contestant, str] | None = None
+    _server: OneServer = field(init=False)
+    _num_tries: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+
+    def __post_init__(self) -> None:
+        """Start nothing yet."""
+        self._server = OneServer(self.what.engine, self.store.folder, self.what.keeps_records)
 
     def run(self) -> None:
         """Do all that is not done yet.
@@ -99,9 +104,9 @@ class Comparer:
             ServerError: a server does not start.
             ClientError: a request failed before a run.
             TargetError: a server cannot be measured.
-            StoreError: the folder cannot be read or written.
+            StoreError: the folder cannot be read or written, or its load 1 is another one.
         """
-        with self._servers:
+        with self._server:
             self._find_basis()
             if self.what.wants_knee:
                 self._find_knees()
@@ -120,19 +125,33 @@ class Comparer:
     # What the loads and the promises are ---------------------------------------------------------
 
     def _find_basis(self) -> None:
-        what = self.what
-        book = what.book
+        book, chunk = self.what.book, max(self.what.chunks)
         found = self.store.read("basis")
         if found is None:
             # Any promises will do to measure what an unaware server sustains.
             self._set_book(book or rule_book(1.0))
-            stock = Contestant("vllm-fcfs", max(what.chunks))
-            self.tell(f"basis: what {stock.key} sustains")
-            url = self._url(stock)
-            found = run_async(measure_basis(url, self.traffic, book is None))
-            self.store.write("basis", found)
+            found = self._measure_basis(chunk)
+            if not found["valid"]:
+                found = self._measure_basis(chunk)
+        # A folder of an earlier version does not say its chunk.
+        if found.get("chunk", chunk) != chunk:
+            raise StoreError(
+                f"--chunks: the largest is {chunk}, but load 1 in {self.store.folder} was measured with "
+                f"{found['chunk']}; allowed: {found['chunk']} as the largest, or another folder"
+            )
         self.basis = found
         self._set_book(book or rule_book(float(found["step_s"])))
+
+    def _measure_basis(self, chunk: int) -> dict[str, Any]:
+        """Measure what stock vLLM sustains; what is kept stays, since all loads are shares of it."""
+        stock = Contestant("vllm-fcfs", chunk)
+        self.tell(f"basis: what {stock.key} sustains")
+        url = self._server.url(stock, self._written_book)
+        found = run_async(measure_basis(url, self.traffic, self.what.book is None))
+        found["chunk"] = chunk
+        self.store.write("basis", found)
+        self.tell(f"basis: {found['saturation_qps']:.2f} requests/s" + _invalid(found))
+        return found
 
     def _set_book(self, book: QosBook) -> None:
         self._written_book = with_low_twins(book)
@@ -143,10 +162,6 @@ class Comparer:
         self.traffic = replace(self.what.traffic, book=judged)
 
     # Choosing -----------------------------------------------------------------------------------
-
-    def stock(self, policy: str) -> list[Contestant]:
-        """Return stock vLLM under a policy with every chunk."""
-        return [Contestant(policy, chunk) for chunk in self.what.chunks]
 
     def _tune(self) -> None:
         """Find stock vLLM's best chunk: that with the highest knee, or the best one at load 1."""
@@ -166,12 +181,15 @@ class Comparer:
         """Return the chunk with the fewest late requests at load 1, by goodput where that is equal."""
         job = Job(TUNE, TUNE_LOAD)
         rows = {chunk: self._do(Contestant(policy, chunk), [job])[0] for chunk in self.what.chunks}
+        rows = {chunk: row for chunk, row in rows.items() if row["valid"]} or rows
         return min(rows, key=lambda n: (rows[n]["late_share"]["all"], -rows[n]["goodput_rps"]))
 
     def _find_knees(self) -> None:
         """Find every policy's knee, load by load in turn."""
         first = {policy: self._candidates(policy)[0] for policy in self.what.policies}
-        run_async(raise_knees({name: partial(self._holds, one, KNEE) for name, one in first.items()}))
+        run_async(
+            raise_knees({name: partial(self._holds, one, KNEE, tried=[]) for name, one in first.items()})
+        )
         for policy in self.what.policies:
             # What was run in turn is not run again.
             self.knees[policy] = self._knee(policy, KNEE)
@@ -179,23 +197,30 @@ class Comparer:
     def _knee(self, policy: str, scenario: str) -> dict[str, Any]:
         """Return the knee of a policy: of its best chunk, if it has chunks."""
         knee, chunk = 0.0, self.best_chunk.get(policy)
+        tried: list[dict[str, Any]] = []
         for contestant in self._candidates(policy):
-            found = run_async(raise_knee(partial(self._holds, contestant, scenario), knee))
+            found = run_async(raise_knee(partial(self._holds, contestant, scenario, tried=tried), knee))
             if found > knee:
                 knee, chunk = found, contestant.chunk
-        self.tell(f"{scenario} of {policy}: {knee:g}")
-        return {"load": knee, "qps": knee * self.basis["saturation_qps"], "chunk": chunk}
+        found_here = {"load": knee, "qps": knee * self.basis["saturation_qps"], "chunk": chunk}
+        found_here["valid"] = all(row["valid"] for row in tried)
+        self.tell(f"{scenario} of {policy}: {knee:g}" + _invalid(found_here))
+        return found_here
 
     def _candidates(self, policy: str) -> list[Contestant]:
         """Return what may have the highest knee, the likeliest first: the others need only one run each."""
         if not Contestant(policy).is_stock:
             return [Contestant(policy)]
-        all_of_them = self.stock(policy)
+        all_of_them = [Contestant(policy, chunk) for chunk in self.what.chunks]
         first = self.best_chunk.get(policy, self.what.chunks[(len(self.what.chunks) - 1) // 2])
         return sorted(all_of_them, key=lambda contestant: contestant.chunk != first)
 
-    async def _holds(self, contestant: Contestant, scenario: str, load: float) -> bool:
-        return passes(await self._one(contestant, Job(scenario, load)))
+    async def _holds(
+        self, contestant: Contestant, scenario: str, load: float, *, tried: list[dict[str, Any]]
+    ) -> bool:
+        """Whether a contestant keeps a load in time; its run is put to those that were tried."""
+        tried.append(await self._one(contestant, Job(scenario, load)))
+        return passes(tried[-1])
 
     def _backlog(self, policy: str) -> None:
         knee = self._knee(policy, OWN_KNEE)
@@ -217,10 +242,17 @@ class Comparer:
         return run_async(all_of_them())
 
     async def _one(self, contestant: Contestant, job: Job) -> dict[str, Any]:
-        row = self._done(contestant, job)
-        if row is not None:
-            return row
-        url = self._url(contestant)
+        """Return the row of a job: that of a run that counts if one can be had in `TRIES`."""
+        key = (contestant.key, job.key)
+        while (row := self._done(contestant, job)) is None:
+            self._num_tries[key] += 1
+            await self._run(contestant, job)
+        self.used[key] = row
+        return row
+
+    async def _run(self, contestant: Contestant, job: Job) -> None:
+        """Run a job and keep its row."""
+        url = self._server.url(contestant, self._written_book)
         seconds = self.traffic.run_s(job.scenario)
         self.tell(f"{contestant.key}: {job.scenario} at load {job.load:g}, {seconds:.0f} s")
         records = self.store.records_file(contestant, job) if self.what.keeps_records else None
@@ -234,47 +266,31 @@ class Comparer:
             progress=self.progress,
         )
         self.store.keep(contestant, job, row)
-        if row.get("settled_by"):
-            # What the server remembers of a load that it could not bear is not the next run's.
-            self._servers.close()
-            self._running = None
+        if row.get("settled_by") or not row["valid"]:
+            # What a server remembers of a load that it could not bear is not the next run's; nor
+            # is the next run to meet a server that died.
+            self._server.stop()
         late = row["late_share"].get("all")
         self.tell(
             f"{contestant.key}: {job.scenario} at load {job.load:g}: "
             + (f"{row['throughput_tps']:.0f} tokens/s" if late is None else f"{late:.1%} late")
-            + ("" if row["valid"] else " (INVALID)")
+            + _invalid(row)
         )
-        return row
 
     def _done(self, contestant: Contestant, job: Job) -> dict[str, Any] | None:
         """Return a finished run, or one of another name that was sent the same and shows as much."""
         row = self.store.run(contestant, job)
+        if row is not None and not row["valid"] and self._num_tries[contestant.key, job.key] < TRIES:
+            row = None
         for twin in job.twins:
             if row is None:
                 same = self.store.run(contestant, twin)
-                if same is not None and (job.scenario in SEARCHED or not same.get("settled_by")):
+                is_whole = same is not None and (job.scenario in SEARCHED or not same.get("settled_by"))
+                if same is not None and same["valid"] and is_whole:
                     row = {**same, "scenario": job.scenario}
                     self.store.keep(contestant, job, row)
         return row
 
-    def _url(self, contestant: Contestant) -> str:
-        """Return the address of a contestant's server; starts it if another one or none is running."""
-        if self._running is None or self._running[0] != contestant:
-            self._servers.close()
-            self._running = (contestant, self._servers.enter_context(self._serving(contestant)))
-        return self._running[1]
 
-    @contextmanager
-    def _serving(self, contestant: Contestant) -> Iterator[str]:
-        folder = self.store.folder
-        qos = folder / "qos.yaml"
-        qos.write_text(yaml.safe_dump(book_to_mapping(self._written_book), sort_keys=False), encoding="utf-8")
-        steps: Path | None = None
-        if self.what.keeps_records and not contestant.is_stock:
-            steps = (folder / "records" / f"{contestant.key}-steps.jsonl").absolute()
-        port = free_port()
-        engine = self.what.engine
-        words = engine.command(contestant, port, qos, steps)
-        log = folder / "logs" / f"{contestant.key}.log"
-        with serving(words, port, log, engine.environment()) as url:
-            yield url
+def _invalid(row: Mapping[str, Any]) -> str:
+    return "" if row["valid"] else " (INVALID)"

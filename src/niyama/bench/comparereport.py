@@ -6,8 +6,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from niyama.bench.comparepicture import draw_knees
-from niyama.bench.findings import findings, group, late_all, mean_of, spread_of
+from niyama.bench.comparepicture import INVALID_COLOUR, bar_look, do_count, draw_knees, say_invalid
+from niyama.bench.findings import findings, group, late_all, mean_of, spread_of, verdict
 from niyama.bench.plots import colour, data_uri, figure
 from niyama.bench.scenarios import WORDS
 
@@ -52,6 +52,9 @@ def _warnings(result: Mapping[str, Any]) -> str:
             "do not count"
         )
     invalid = [row for row in [*result["runs"], *result["tuning"], *result["knee_runs"]] if not row["valid"]]
+    if not result.get("saturation_valid", True):
+        why = result["saturation_invalid_because"][0]
+        said.append(f"INVALID: load 1 was not measured right, and all loads are shares of it: {why}")
     if invalid:
         reasons = sorted({reason for row in invalid for reason in row["invalid_because"]})
         said.append(f"INVALID: {len(invalid)} runs do not count, for example: {reasons[0]}")
@@ -62,7 +65,7 @@ def _targets(result: Mapping[str, Any]) -> str:
     rows = "".join(
         f"<tr><td>{html.escape(one['what'])}</td><td>{one['value']:.4g}</td>"
         f"<td>{'at most' if one['at_most'] else 'at least'} {one['bound']:g}</td>"
-        f"<td{'' if one['is_met'] else ' class=bad'}>{'met' if one['is_met'] else 'missed'}</td></tr>"
+        f"<td{'' if one['valid'] and one['is_met'] else ' class=bad'}>{verdict(one)}</td></tr>"
         for one in findings(result)
     )
     head = "<tr><th>what</th><th>found</th><th>aimed for</th><th></th></tr>"
@@ -143,8 +146,13 @@ def _curves(result: Mapping[str, Any]) -> str:
             loads = sorted(by_load)
             late = [mean_of(by_load[load], late_all) for load in loads]
             axes.plot(loads, _in_percent(late), "o-", color=colour(policy, number), label=policy)
+            off = [place for place, load in enumerate(loads) if not do_count(by_load[load])]
+            at = _in_percent([late[place] for place in off])
+            axes.plot([loads[place] for place in off], at, "x", color=INVALID_COLOUR, ms=12, mew=2.5)
         axes.axhline(1.0, color="#a4161a", lw=1, ls="--")
         axes.set(xlabel="load (1 = what stock vLLM sustains)", ylabel="late requests (%)", ylim=(0, None))
+        if not do_count(rows):
+            axes.plot([], [], "x", color=INVALID_COLOUR, ms=12, mew=2.5, label="INVALID: does not count")
         axes.legend()
         return data_uri(canvas)
 
@@ -195,13 +203,15 @@ def _late_bars(of_policy: Mapping[str, Sequence[Mapping[str, Any]]], classes: Se
                 late, spread = mean_of(rows, share), spread_of(rows, share)
                 at = place + (number - (len(of_policy) - 1) / 2) * width
                 label = policy if place == 0 else None
-                axes.bar(at, 100 * (late or 0.0), width, color=colour(policy, number), label=label)
+                look = bar_look(rows, policy, number)
+                axes.bar(at, 100 * (late or 0.0), width, label=label, **look)
                 if spread is not None:
                     axes.vlines(at, 100 * spread[0], 100 * spread[1], color="#222", lw=1)
         tilt = 0 if len(names) < 6 else 30
         axes.set_xticks(range(len(names)), names, rotation=tilt, ha="right" if tilt else "center")
         axes.axhline(1.0, color="#a4161a", lw=1, ls="--")
         axes.set(ylabel="late requests (%)", ylim=(0, None))
+        say_invalid(axes, of_policy.values())
         axes.legend()
         return data_uri(canvas)
 
@@ -210,7 +220,8 @@ def _throughput(of_policy: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     with figure() as (canvas, axes):
         for number, (policy, rows) in enumerate(of_policy.items()):
             tps = mean_of(rows, lambda row: row["throughput_tps"])
-            axes.bar(number, tps or 0.0, 0.7, color=colour(policy, number))
+            axes.bar(number, tps or 0.0, 0.7, **bar_look(rows, policy, number))
+        say_invalid(axes, of_policy.values())
         axes.set_xticks(range(len(of_policy)), list(of_policy))
         axes.set_ylabel("output tokens per second")
         return data_uri(canvas)

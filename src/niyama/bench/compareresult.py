@@ -13,7 +13,8 @@ from niyama import __version__
 from niyama.bench.compare import Comparer
 from niyama.bench.comparepicture import save_picture
 from niyama.bench.comparereport import report_html
-from niyama.bench.findings import findings, knee_table, table
+from niyama.bench.contestants import Engine
+from niyama.bench.findings import findings, knee_table, table, verdict
 from niyama.bench.scenarios import KNEE, OWN_KNEE, SCENARIOS, TUNE
 from niyama.qosfile import book_to_mapping
 
@@ -21,27 +22,22 @@ from niyama.qosfile import book_to_mapping
 def result_of(comparer: Comparer) -> dict[str, Any]:
     """Return the result; docs/compare.md has the keys."""
     what, traffic = comparer.what, comparer.traffic
-    rows = _all_rows(comparer)
-    of_this = [row for row in rows if _is_asked_for(row, comparer)]
+    rows = _rows(comparer)
     classes = book_to_mapping(traffic.book)["classes"]
-    emulation = what.engine.emulation
     result: dict[str, Any] = {
         "saturation_qps": comparer.basis["saturation_qps"],
         "saturation_tps": comparer.basis["saturation_tps"],
+        # Folders of earlier versions do not say.
+        "saturation_valid": comparer.basis.get("valid", True),
+        "saturation_invalid_because": comparer.basis.get("invalid_because", []),
         "step_s": comparer.basis["step_s"],
-        "engine": {
-            "kind": "real" if emulation is None else "emulated",
-            "description": what.engine.description,
-            "model": what.engine.model or "demo",
-            "profile": None if emulation is None else emulation.profile,
-            "speedup": None if emulation is None else emulation.speedup,
-        },
+        "engine": _engine(what.engine),
         "policies": list(what.policies),
         "scenarios": list(what.scenarios),
         "book": what.book_name,
         "classes": classes,
         "best_chunk": comparer.best_chunk,
-        "runs": of_this,
+        "runs": [row for row in rows if row["scenario"] in what.scenarios],
         "tuning": [row for row in rows if row["scenario"] == TUNE],
         "knees": comparer.knees,
         "knee_runs": [row for row in rows if row["scenario"] in (KNEE, OWN_KNEE)],
@@ -56,11 +52,19 @@ def result_of(comparer: Comparer) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "versions": {"niyama": __version__, "python": platform.python_version(), "vllm": vllm_version()},
     }
-    for policy, knee in result["knees"].items():
-        tried = [row for row in result["knee_runs"] if row["policy"] == policy and row["scenario"] == KNEE]
-        knee["valid"] = all(row["valid"] for row in tried)
     result["findings"] = findings(result)
     return result
+
+
+def _engine(engine: Engine) -> dict[str, Any]:
+    emulation = engine.emulation
+    return {
+        "kind": "real" if emulation is None else "emulated",
+        "description": engine.description,
+        "model": engine.model or "demo",
+        "profile": None if emulation is None else emulation.profile,
+        "speedup": None if emulation is None else emulation.speedup,
+    }
 
 
 def write_result(comparer: Comparer) -> dict[str, Any]:
@@ -83,42 +87,30 @@ def as_text(result: dict[str, Any]) -> str:
     head = (
         f"{result['date']}, {result['machine']}; {result['engine']['description']}; vLLM "
         f"{result['versions']['vllm']}; {result['trace']} lengths; stock vLLM sustains "
-        f"{result['saturation_qps']:.2f} requests/s (load 1); {result['seconds']:.0f} s per run"
+        f"{result['saturation_qps']:.2f} requests/s (load 1"
+        f"{'' if result.get('saturation_valid', True) else ', INVALID'}); {result['seconds']:.0f} s per run"
         f"{' (SHORTENED: these figures do not count)' if result['shortened'] else ''}, "
         f"{result['repeats']} of each.\n"
     )
     aims = "".join(
         f"- {one['what']}: {one['value']:.3g}, {'at most' if one['at_most'] else 'at least'} "
-        f"{one['bound']:g}: {'met' if one['is_met'] else 'MISSED'}\n"
+        f"{one['bound']:g}: {verdict(one)}\n"
         for one in result["findings"]
     )
     return "\n".join(part for part in (head, table(result), knee_table(result), aims) if part)
 
 
-def _all_rows(comparer: Comparer) -> list[dict[str, Any]]:
-    """Return every run in the folder, by scenario, load and policy."""
-    rows: list[dict[str, Any]] = []
-    for path in sorted(comparer.store.folder.glob("runs/*/*.json")):
-        name = path.relative_to(comparer.store.folder).with_suffix("")
-        row = comparer.store.read(str(name))
-        if row is not None and row["policy"] in comparer.what.policies:
-            rows.append(row)
+def _rows(comparer: Comparer) -> list[dict[str, Any]]:
+    """Return every run that had a part in this comparison, by scenario, load and policy.
+
+    The folder may hold others: of other loads, or of a search that took another way.
+    """
     order = list(comparer.what.policies)
     kinds = [*SCENARIOS, TUNE, KNEE, OWN_KNEE]
     return sorted(
-        rows, key=lambda row: (kinds.index(row["scenario"]), row["load"], order.index(row["policy"]))
+        comparer.used.values(),
+        key=lambda row: (kinds.index(row["scenario"]), row["load"], order.index(row["policy"])),
     )
-
-
-def _is_asked_for(row: dict[str, Any], comparer: Comparer) -> bool:
-    what = comparer.what
-    if row["scenario"] not in what.scenarios or row["repeat"] >= what.repeats:
-        return False
-    if row["scenario"] == "backlog":
-        return True
-    if row["scenario"] == "steady" and row["load"] not in what.loads:
-        return False
-    return bool(row["chunk"] == comparer.best_chunk.get(row["policy"]))
 
 
 def vllm_version() -> str | None:

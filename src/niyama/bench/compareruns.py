@@ -12,16 +12,17 @@ from niyama.bench.carriers import make_carrier
 from niyama.bench.client import Progress, Rules, run
 from niyama.bench.contestants import Contestant
 from niyama.bench.knee import MAX_LATE
-from niyama.bench.measure import Measured, Spec, measure
+from niyama.bench.measure import Measured, Spec, longest_slo_s, measure
 from niyama.bench.planned import Lengths, make_plan
 from niyama.bench.promises import measure_step_s
 from niyama.bench.prompts import PromptMaker, Vocabulary, learn_vocabulary, make_prompts
 from niyama.bench.records import write_records
-from niyama.bench.saturation import Saturation, saturate
+from niyama.bench.saturation import Backlog, Saturation
 from niyama.bench.scenarios import SEARCHED, Job, Traffic
 from niyama.bench.score import client_figures, score
 from niyama.bench.sender import open_session
 from niyama.bench.target import Target, find_target
+from niyama.pauses import no_full_collections
 from niyama.qos import Importance
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Loop:
 
 
 async def measure_basis(url: str, traffic: Traffic, wants_step: bool) -> dict[str, Any]:
-    """Return what a stock server sustains, and the step time of the SLO rule if wanted.
+    """Return what a stock server sustains, whether that counts, and the step time of the SLO rule if wanted.
 
     Raises:
         ClientError: a request failed.
@@ -63,8 +64,10 @@ async def measure_basis(url: str, traffic: Traffic, wants_step: bool) -> dict[st
         step_s = None
         if wants_step:
             step_s = await measure_step_s(session, loop.target, loop.vocabulary)
-        found = await _saturate(loop, traffic, Job("saturation", 0.0), IN_FLIGHT, traffic.closed_s)
+        backlog = _endless(loop, traffic, Job("saturation", 0.0))
+        found = await _alone_in_flight(backlog, traffic.closed_s)
     return {
+        **client_figures(found.flight, Rules()),
         "saturation_qps": found.qps,
         "saturation_tps": found.output_tps,
         "saturation_in_flight": found.num_in_flight,
@@ -125,6 +128,7 @@ async def run_job(
     )
     done = await measure(spec, progress=progress)
     if records is not None:
+        records.parent.mkdir(parents=True, exist_ok=True)
         write_records(records, done.header, done.flight.records)
     return {**row, "settled_by": done.flight.settled_by, **figures(done.result), **_importance(done)}
 
@@ -163,30 +167,26 @@ async def _loop(session: ClientSession, url: str, lengths: Lengths) -> Loop:
     return Loop(session, target, vocabulary, fitted)
 
 
-async def _saturate(
+def _endless(
     loop: Loop,
     traffic: Traffic,
     job: Job,
-    num_in_flight: int,
-    seconds: float,
     carrier: str = "none",
     mix: Mapping[str, float] | None = None,
-) -> Saturation:
+) -> Backlog:
+    """Return requests for a closed loop; takes time, so nothing may run beside it."""
     workload = traffic.workload(Job("steady", 1.0, job.repeat), 1.0)
     if mix is not None:
         workload = replace(workload, mix=mix)
     plan = make_plan(workload, 1.0, num_requests=NUM_LENGTHS, lengths=loop.lengths)
     maker = PromptMaker(loop.target, loop.vocabulary, seed=traffic.seed * 8 + 5)
-    return await saturate(
-        loop.session,
-        loop.target,
-        plan,
-        maker,
-        make_carrier(carrier, traffic.book),
-        num_in_flight=num_in_flight,
-        seconds=seconds,
-        run_id=f"{job.key}-closed",
-    )
+    carry = make_carrier(carrier, traffic.book)
+    return Backlog(loop.session, loop.target, plan, maker, carry, run_id=f"{job.key}-closed")
+
+
+async def _alone_in_flight(backlog: Backlog, seconds: float) -> Saturation:
+    with no_full_collections():
+        return await backlog.work_off(num_in_flight=IN_FLIGHT, seconds=seconds)
 
 
 async def _alone(url: str, contestant: Contestant, job: Job, traffic: Traffic) -> dict[str, Any]:
@@ -194,8 +194,8 @@ async def _alone(url: str, contestant: Contestant, job: Job, traffic: Traffic) -
     seconds = traffic.closed_s
     async with open_session() as session:
         loop = await _loop(session, url, traffic.lengths)
-        mix = traffic.mix("alone")
-        found = await _saturate(loop, traffic, job, IN_FLIGHT, seconds, contestant.carrier, mix)
+        backlog = _endless(loop, traffic, job, contestant.carrier, traffic.mix("alone"))
+        found = await _alone_in_flight(backlog, seconds)
     closed = {
         "seconds": seconds,
         "qps": found.qps,
@@ -204,7 +204,7 @@ async def _alone(url: str, contestant: Contestant, job: Job, traffic: Traffic) -
         "finished_rps": found.qps,
     }
     none = dict.fromkeys(("ttft_late_share", "tbt_late_share", "ttlt_late_share", "late_share_important"))
-    return {**closed, **none, "valid": True, "invalid_because": [], "errors": 0, "late_share": {}}
+    return {**closed, **none, **client_figures(found.flight, Rules()), "errors": 0, "late_share": {}}
 
 
 async def _backlog(
@@ -223,7 +223,8 @@ async def _backlog(
         plan = make_plan(workload, job.load * saturation_qps, seconds=seconds, lengths=loop.lengths)
         maker = PromptMaker(loop.target, loop.vocabulary, seed=workload.seed * 8)
         prompts = make_prompts(maker, plan.requests)
-        batch = {traffic.batch: 1.0}
+        batch = _endless(loop, traffic, job, contestant.carrier, {traffic.batch: 1.0})
+        rules = Rules().for_promises(longest_slo_s(workload))
         flight, closed = await asyncio.gather(
             run(
                 session,
@@ -233,15 +234,23 @@ async def _backlog(
                 make_carrier(contestant.carrier, traffic.book),
                 carrier=contestant.carrier,
                 run_id=job.key,
+                rules=rules,
                 progress=progress,
             ),
-            _saturate(loop, traffic, job, BACKLOG_IN_FLIGHT, seconds, contestant.carrier, batch),
+            batch.work_off(num_in_flight=BACKLOG_IN_FLIGHT, seconds=seconds),
         )
     found = score(flight.records, traffic.book, "strict", flight.wall_s)
-    found |= client_figures(flight, Rules())
+    found |= _both_valid(client_figures(flight, rules), client_figures(closed.flight, rules))
     return {
         **figures(found),
         "late_share_important": found["late_share"].get("all"),
         "backlog_tps": closed.output_tps,
         "throughput_tps": found["throughput_tps"] + closed.output_tps,
     }
+
+
+def _both_valid(of_open: dict[str, Any], of_closed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how the client fared in the open loop; the run counts only if the closed one does, too."""
+    reasons = of_open["invalid_because"]
+    reasons += [f"in the closed loop: {reason}" for reason in of_closed["invalid_because"]]
+    return {**of_open, "valid": not reasons, "invalid_because": reasons}

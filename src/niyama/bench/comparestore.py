@@ -3,7 +3,9 @@
 DIR/settings.json          what all runs have in common; another comparison needs another folder
 DIR/basis.json             what stock vLLM sustains, and the step time of the SLO rule
 DIR/runs/CONTESTANT/RUN.json   one file per finished run
-DIR/logs, DIR/records      output of the servers; every request, with --records
+DIR/logs                   output of the servers
+DIR/records/CONTESTANT/RUN/records.jsonl, .../CONTESTANT/decisions.jsonl, steps.jsonl
+                           every request, decision and step, with --records
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from niyama.bench.contestants import Contestant
+from niyama.bench.recordedrun import RECORDS
 from niyama.bench.scenarios import Job
 from niyama.wording import one_line, shown
 
@@ -82,5 +85,5 @@ class Store:
         self.write(f"runs/{contestant.key}/{job.key}", row)
 
     def records_file(self, contestant: Contestant, job: Job) -> Path:
-        """Return where every request of a run goes."""
-        return self.folder / "records" / f"{contestant.key}-{job.key}.jsonl"
+        """Return where every request of a run goes: in a folder that `niyama replay` takes."""
+        return self.folder / "records" / contestant.key / job.key / RECORDS

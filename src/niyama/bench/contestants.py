@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from niyama import demo_model
+from niyama.bench.recordedrun import DECISIONS
 from niyama.emulation import (
     DEMO_CONTEXT,
     DEVICE_OPTIONS,
     EMULATION_VARIABLE,
     LONG_CONTEXT_VARIABLE,
+    WORKER,
     Emulation,
 )
 from niyama.scheduling.registry import POLICIES
@@ -28,6 +30,9 @@ OUR_TOKENS, OUR_EMULATED_TOKENS = 2048, 8192
 """Most tokens per step of our server; its policies choose less."""
 
 MAX_NUM_SEQS = 256
+
+STEPS = "steps.jsonl"
+"""Our step log, beside the decision log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +64,14 @@ class Contestant:
 
 
 def check_policies(names: Sequence[str]) -> None:
-    """Refuse a name that is neither stock vLLM nor one of our policies.
+    """Refuse a name that is neither stock vLLM nor one of our policies, and no name at all.
 
     Raises:
         ValueError: the name, and what is allowed.
     """
     known = (*STOCK, *sorted(POLICIES))
+    if not names:
+        raise ValueError(f"--policies: empty; allowed: {listed(known)}")
     for name in names:
         if name not in known:
             raise ValueError(f"--policies: {shown(name)} is unknown; allowed: {listed(known)}")
@@ -113,14 +120,14 @@ class Engine:
                 env[LONG_CONTEXT_VARIABLE] = "1"
         return env
 
-    def command(self, contestant: Contestant, port: int, qos: Path, step_log: Path | None) -> list[str]:
+    def command(self, contestant: Contestant, port: int, qos: Path, logs: Path | None) -> list[str]:
         """Return the command that starts a contestant.
 
         Args:
             contestant: Which.
             port: Where it listens, on 127.0.0.1.
             qos: The QoS file, as the user would write it: an emulation divides it.
-            step_log: File for our step log; stock vLLM has none.
+            logs: Folder for our step log and our decision log; None for neither. Stock vLLM has none.
 
         Raises:
             DemoModelError: the demo model cannot be made.
@@ -128,19 +135,22 @@ class Engine:
         model = str(demo_model.make()) if self.model is None else self.model
         tokens = contestant.chunk or self.our_tokens
         common = ["--host", "127.0.0.1", "--port", str(port), "--max-num-batched-tokens", str(tokens)]
-        common += ["--max-num-seqs", str(MAX_NUM_SEQS), *self._model_options(), *self.options]
+        common += ["--max-num-seqs", str(MAX_NUM_SEQS), *self._model_options()]
+        common += [*self._device_options(common), *self.options]
         if contestant.is_stock:
-            device = [] if self.emulation is None else [word for option in DEVICE_OPTIONS for word in option]
+            worker = [] if self.emulation is None else ["--worker-cls", WORKER]
             by_priority = contestant.policy == "vllm-priority"
             scheduling = ["--scheduling-policy", "priority"] if by_priority else []
             start = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
-            return [*start, *common, *_without_repeats(device, common), *scheduling]
+            return [*start, *common, *worker, *scheduling]
         ours = [sys.executable, "-m", "niyama", "serve", model, "--policy", contestant.policy]
         if self.emulation is not None:
             ours += ["--emulate", self.emulation.profile, "--speedup", repr(self.emulation.speedup)]
             ours += ["--kv-tokens", str(self.emulation.num_kv_tokens)]
-        log = [] if step_log is None else ["--step-log", str(step_log)]
-        return [*ours, "--qos", str(qos), *log, *common]
+        written: list[str] = []
+        if logs is not None:
+            written = ["--step-log", str(logs / STEPS), "--decision-log", str(logs / DECISIONS)]
+        return [*ours, "--qos", str(qos), *written, *common]
 
     def _model_options(self) -> list[str]:
         if self.model is not None:
@@ -149,7 +159,17 @@ class Engine:
         words = ["--served-model-name", demo_model.NAME, "--dtype", "float32"]
         return [*words, "--max-model-len", str(context), "--enforce-eager"]
 
+    def _device_options(self, given: Sequence[str]) -> list[str]:
+        """Return what an emulated device needs, for all servers alike, but for what is given anyway.
 
-def _without_repeats(words: list[str], given: list[str]) -> list[str]:
-    """Return the words but those options, without value, that are given already."""
-    return [word for word in words if word != "--enforce-eager" or word not in given]
+        The worker is not in it: our launcher brings it, and refuses another one.
+        """
+        names = {_option(word) for word in (*given, *self.options)}
+        options = () if self.emulation is None else DEVICE_OPTIONS
+        kept = [option for option in options if option[0] != "--worker-cls" and option[0] not in names]
+        return [word for option in kept for word in option]
+
+
+def _option(word: str) -> str:
+    """Return the option that a word names, in vLLM's usual spelling: it takes underscores and `=` as well."""
+    return word.partition("=")[0].replace("_", "-")

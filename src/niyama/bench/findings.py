@@ -54,53 +54,82 @@ def worst_class(row: Row) -> float | None:
 
 
 def findings(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what was aimed for and what came out: `what`, `value`, `bound`, `is_met`.
+    """Return what was aimed for and what came out: `what`, `value`, `bound`, `at_most`, `is_met`, `valid`.
 
-    Only what the runs can say is in it; the bounds are those of the project (docs/compare.md).
+    Only what the runs can say is in it; the bounds are those of the project (docs/compare.md). One that
+    is not `valid` says nothing, met or not: a run or a knee that it comes from does not count.
     """
-    rows = group(result["runs"])
-    found: list[dict[str, Any]] = []
+    aims = _Aims(result)
+    for (scenario, load, policy), of_ours in aims.rows.items():
+        if policy == OURS and scenario in ("steady", "low", "alone"):
+            aims.add_scenario(scenario, load, of_ours)
+    aims.add_knees()
+    return aims.found
 
-    def add(what: str, value: float | None, bound: float, *, at_most: bool) -> None:
-        if value is not None:
-            is_met = value <= bound + 1e-9 if at_most else value >= bound - 1e-9
-            found.append({"what": what, "value": value, "bound": bound, "at_most": at_most, "is_met": is_met})
 
-    for scenario, load, policy in rows:
-        of_ours = rows[scenario, load, policy]
-        if policy != OURS:
-            continue
-        where = f"{scenario} at {load:g}"
-        if scenario == "steady" and load < 1:
-            add(f"{where}: the latest class", mean_of(of_ours, worst_class), MAX_LATE, at_most=True)
-        if scenario == "low":
-            important = mean_of(of_ours, lambda row: row["late_share_important"])
-            add(f"{where}: important requests late", important, MAX_LATE, at_most=True)
-        if scenario == "steady" and load > 1:
-            late = mean_of(of_ours, late_all)
-            add(
-                f"{where}: late, of the best stock's",
-                _share(late, _best_stock_late(rows, load)),
-                AGREED_LATE_OF_STOCK,
-                at_most=True,
-            )
-            add(
-                f"{where}: late, of vllm-fcfs's",
-                _share(late, _late(rows, load, "vllm-fcfs")),
-                AGREED_LATE_OF_FCFS,
-                at_most=True,
-            )
+def verdict(finding: Mapping[str, Any]) -> str:
+    """Return what a finding comes to, in words."""
+    if not finding["valid"]:
+        return "does not count"
+    return "met" if finding["is_met"] else "MISSED"
+
+
+class _Aims:
+    """Holds a result against what is aimed for."""
+
+    def __init__(self, result: Mapping[str, Any]) -> None:
+        self.found: list[dict[str, Any]] = []
+        self.rows = group(result["runs"])
+        self._result = result
+        # All loads are shares of it, and so is the throughput aimed for.
+        self._load_1: Row = {"valid": result.get("saturation_valid", True)}
+
+    def _add(
+        self, what: str, value: float | None, bound: float, of: Iterable[Row], *, at_most: bool = True
+    ) -> None:
+        """Add a value, if there is one, that comes from these runs or knees."""
+        if value is None:
+            return
+        is_met = value <= bound + 1e-9 if at_most else value >= bound - 1e-9
+        valid = not self._result["shortened"] and all(one.get("valid", True) for one in of)
+        one = {"what": what, "value": value, "bound": bound, "at_most": at_most}
+        self.found.append({**one, "is_met": is_met, "valid": valid})
+
+    def add_scenario(self, scenario: str, load: float, of_ours: Sequence[Row]) -> None:
+        """Add what our runs of a scenario at a load are held against."""
+        where, ours = f"{scenario} at {load:g}", [*of_ours, self._load_1]
         if scenario == "alone":
-            add(
-                "alone: throughput, of stock's",
-                _of_stock_throughput(rows, result, of_ours),
-                AGREED_THROUGHPUT,
-                at_most=False,
-            )
-    bounds = _knee_bounds(result)
-    for rival, ratio in knee_ratios(result["knees"]).items():
-        add(f"knee, of {rival}'s", ratio, bounds[rival], at_most=False)
-    return found
+            self._add_throughput(of_ours)
+        elif scenario == "low":
+            important = mean_of(of_ours, lambda row: row["late_share_important"])
+            self._add(f"{where}: important requests late", important, MAX_LATE, ours)
+        elif load < 1:
+            self._add(f"{where}: the latest class", mean_of(of_ours, worst_class), MAX_LATE, ours)
+        elif load > 1:
+            late = mean_of(of_ours, late_all)
+            best, fcfs = _best_stock_late(self.rows, load), _late(self.rows, load, "vllm-fcfs")
+            of_stock, of_fcfs = (self._of("steady", load, names) for names in (STOCK, ("vllm-fcfs",)))
+            what = f"{where}: late, of the best stock's"
+            self._add(what, _share(late, best), AGREED_LATE_OF_STOCK, [*ours, *of_stock])
+            what = f"{where}: late, of vllm-fcfs's"
+            self._add(what, _share(late, fcfs), AGREED_LATE_OF_FCFS, [*ours, *of_fcfs])
+
+    def _add_throughput(self, of_ours: Sequence[Row]) -> None:
+        share = _of_stock_throughput(self.rows, self._result, of_ours)
+        of = [*of_ours, *self._of("alone", 0.0, STOCK), self._load_1]
+        self._add("alone: throughput, of stock's", share, AGREED_THROUGHPUT, of, at_most=False)
+
+    def add_knees(self) -> None:
+        """Add our knee against those of others; of which load 1 is, does not matter to their ratio."""
+        knees = self._result["knees"]
+        bounds = _knee_bounds(self._result)
+        for rival, ratio in knee_ratios(knees).items():
+            rivals = STOCK if rival == "best stock" else (rival,)
+            of = [knees[name] for name in (OURS, *rivals) if name in knees]
+            self._add(f"knee, of {rival}'s", ratio, bounds[rival], of, at_most=False)
+
+    def _of(self, scenario: str, load: float, policies: Iterable[str]) -> list[Row]:
+        return [row for name in policies for row in self.rows.get((scenario, load, name), [])]
 
 
 def _knee_bounds(result: Mapping[str, Any]) -> Mapping[str, float]:

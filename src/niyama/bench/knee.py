@@ -24,8 +24,10 @@ def passes(row: Mapping[str, Any]) -> bool:
     """Whether a run that counts kept every class in time.
 
     One that ended early did not: those who had waited too long have no answer that could be judged.
+    One that is INVALID shows of no load that it holds.
     """
-    return not row["errors"] and not row.get("settled_by") and is_in_time(row["late_share"])
+    counts = row.get("valid", True) and not row["errors"] and not row.get("settled_by")
+    return counts and is_in_time(row["late_share"])
 
 
 Holds = Callable[[float], Awaitable[bool]]

@@ -8,8 +8,9 @@ the run shows what is left: the errors of the model.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from statistics import median
 
 from niyama.bench.serverlog import Step
 from niyama.latency.calibrated import StepTime
@@ -18,12 +19,15 @@ from niyama.latency.stepfit import STALLED
 WINDOW_S = 5.0
 """Long enough for a hundred steps of a small model, so that one long step is no slow machine."""
 
+FEW_SHARE = 0.25
+"""A window with less than this share of the usual number of steps, such as the last one, says too little."""
+
 
 class MachineSpeed:
     """Actual over predicted time of steps, by windows of a few seconds.
 
     What a step took beyond twice its prediction was a stall, which a calibration has apart. A moment without
-    clean steps is as the window before it, one before the first as the first.
+    clean steps, or with few, is as the window before it, one before the first as the first.
 
     Args:
         steps: Of a run; those that are not clean do not count.
@@ -35,12 +39,15 @@ class MachineSpeed:
         self.window_s = window_s
         actual_s: defaultdict[int, float] = defaultdict(float)
         usual_s: defaultdict[int, float] = defaultdict(float)
+        num_steps: Counter[int] = Counter()
         for step in steps:
             if step.is_clean and step.duration_s > 0:
                 window, predicted_s = self._window(step.started_at), usual.predict_s(step.shape)
                 actual_s[window] += min(step.duration_s, STALLED * predicted_s)
                 usual_s[window] += predicted_s
-        self._windows = sorted(actual_s)
+                num_steps[window] += 1
+        enough = FEW_SHARE * median(num_steps.values()) if num_steps else 0.0
+        self._windows = sorted(window for window in actual_s if num_steps[window] >= enough)
         self._slowness = [actual_s[window] / usual_s[window] for window in self._windows]
 
     @property

@@ -203,14 +203,14 @@ class _Bench:
             self.carry,
             carrier=self.carrier,
             run_id=self.run_id,
-            rules=spec.rules,
+            rules=spec.rules.for_promises(longest_slo_s(spec.workload)),
             progress=progress,
             settle=settle,
         )
         after = await settled_counters(self.session, self.target)
         header = self.header(flight, plan, qps or 0.0, saturation)
         figures = {
-            **client_figures(flight, spec.rules),
+            **self.client_figures(flight, saturation),
             "run_id": self.run_id,
             "target": header.target,
             "versions": header.versions,
@@ -220,6 +220,16 @@ class _Bench:
             **server_figures(before, after),
         }
         return Measured(header, flight, figures)
+
+    def client_figures(self, flight: Flight, saturation: Saturation | None) -> dict[str, Any]:
+        """Return how the client fared; a run at a load that was not measured right does not count either."""
+        figures = client_figures(flight, self.spec.rules)
+        if saturation is not None:
+            found = client_figures(saturation.flight, self.spec.rules)
+            reasons = [f"while load 1 was measured: {reason}" for reason in found["invalid_because"]]
+            figures["invalid_because"] += reasons
+            figures["valid"] = not figures["invalid_because"]
+        return figures
 
     def header(self, flight: Flight, plan: Plan, qps: float, saturation: Saturation | None) -> Header:
         spec, lengths = self.spec, self.lengths

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from niyama.bench.carriers import Carry
-from niyama.bench.planned import Plan, Planned
+from niyama.bench.client import Flight, beat
+from niyama.bench.planned import Plan
 from niyama.bench.prompts import PromptMaker
 from niyama.bench.records import Record
-from niyama.bench.sender import ClientError, Sender
+from niyama.bench.sender import Call, ClientError, Sender
 from niyama.bench.target import Target
+from niyama.pauses import no_full_collections
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -37,12 +40,95 @@ class Saturation:
         output_tps: Output tokens per second in the window.
         num_in_flight: Requests kept in flight.
         seconds: Length of the whole measurement, the uncounted part included.
+        flight: How the client itself fared, for `client_figures`; it has no records, since in a closed
+            loop no request has an instant to be late for.
     """
 
     qps: float
     output_tps: float
     num_in_flight: int
     seconds: float
+    flight: Flight
+
+
+class Backlog:
+    """Requests of a workload without end, the first round of which is ready to be sent."""
+
+    def __init__(
+        self,
+        session: ClientSession,
+        target: Target,
+        plan: Plan,
+        maker: PromptMaker,
+        carry: Carry,
+        *,
+        run_id: str = "saturation",
+    ) -> None:
+        """Prepare every request of the plan once: making a long prompt would hold up all answers later.
+
+        Args:
+            session: From `open_session`.
+            target: The server.
+            plan: Requests of the workload; their instants do not matter, and they are repeated as needed.
+            maker: Makes their prompts, new ones at every repeat.
+            carry: How a request asks for its class.
+            run_id: Begins every `x-request-id`.
+        """
+        self._sender = Sender(session, target, carry, run_id=run_id)
+        self._plan = plan
+        calls = self._endless(maker)
+        self._calls = itertools.chain(list(itertools.islice(calls, len(plan.requests))), calls)
+        self._flight = Flight([])
+        self._sent: list[Record] = []
+
+    async def work_off(self, *, num_in_flight: int, seconds: float) -> Saturation:
+        """Keep so many requests in flight for so long; return what the server sustains. Call it once.
+
+        Who runs nothing beside it wraps it in `no_full_collections`, as an open loop does by itself.
+
+        Raises:
+            ClientError: a request failed, or no token came in the counted time.
+        """
+        flight = self._flight
+        heart = asyncio.create_task(beat(flight))
+        cpu_began_s = time.process_time()
+        self._sender.begin()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(num_in_flight):
+                    group.create_task(self._keep_one_in_flight(seconds))
+        except* ClientError as errors:
+            raise ClientError(str(errors.exceptions[0])) from None
+        finally:
+            heart.cancel()
+            flight.wall_s = self._sender.now_s()
+            flight.cpu_s = time.process_time() - cpu_began_s
+        return self._saturation(num_in_flight, seconds)
+
+    async def _keep_one_in_flight(self, seconds: float) -> None:
+        while (left_s := seconds - self._sender.now_s()) > 0:
+            call = next(self._calls)
+            call.leave_after_s = left_s
+            self._sent.append(call.record)
+            await self._sender.send(call)
+            self._flight.num_tokens += len(call.record.token_at)
+            if call.record.error is not None:
+                raise ClientError(f"while measuring what the server sustains: {call.record.error}")
+
+    def _saturation(self, num_in_flight: int, seconds: float) -> Saturation:
+        warm_s = seconds * WARM_SHARE
+        num_tokens = sum(warm_s <= at < seconds for record in self._sent for at in record.token_at)
+        if not num_tokens:
+            raise ClientError(f"no token came in {seconds:g} s; allowed: more time with --saturation-seconds")
+        output_tps = num_tokens / (seconds - warm_s)
+        qps = output_tps / self._plan.mean_output_tokens
+        return Saturation(qps, output_tps, num_in_flight, seconds, self._flight)
+
+    def _endless(self, maker: PromptMaker) -> Iterator[Call]:
+        for number in itertools.count():
+            for request in self._plan.requests:
+                named = replace(request, id=f"{number}-{request.id}", due_at=0.0)
+                yield self._sender.prepare(named, maker.make(request.num_prompt_tokens))
 
 
 async def saturate(
@@ -56,55 +142,11 @@ async def saturate(
     seconds: float,
     run_id: str = "saturation",
 ) -> Saturation:
-    """Return what a server sustains of a workload.
-
-    Args:
-        session: From `open_session`.
-        target: The server.
-        plan: Requests of the workload; their instants do not matter, and they are repeated as needed.
-        maker: Makes their prompts, new ones at every repeat.
-        carry: How a request asks for its class.
-        num_in_flight: Requests kept in flight.
-        seconds: For how long.
-        run_id: Begins every `x-request-id`.
+    """Return what a server sustains of a workload; the arguments are those of `Backlog` and its method.
 
     Raises:
         ClientError: a request failed, or no token came in the counted time.
     """
-    sender = Sender(session, target, carry, run_id=run_id)
-    requests = _endless(plan.requests)
-    records: list[Record] = []
-
-    async def keep_one_in_flight() -> None:
-        while (left_s := seconds - sender.now_s()) > 0:
-            request = next(requests)
-            call = sender.prepare(request, maker.make(request.num_prompt_tokens))
-            call.leave_after_s = left_s
-            records.append(call.record)
-            await sender.send(call)
-            if call.record.error is not None:
-                raise ClientError(f"while measuring what the server sustains: {call.record.error}")
-
-    sender.begin()
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(num_in_flight):
-                group.create_task(keep_one_in_flight())
-    except* ClientError as errors:
-        raise ClientError(str(errors.exceptions[0])) from None
-    return _rate(records, plan, num_in_flight, seconds)
-
-
-def _rate(records: Sequence[Record], plan: Plan, num_in_flight: int, seconds: float) -> Saturation:
-    warm_s = seconds * WARM_SHARE
-    num_tokens = sum(warm_s <= at < seconds for record in records for at in record.token_at)
-    output_tps = num_tokens / (seconds - warm_s)
-    if not num_tokens:
-        raise ClientError(f"no token came in {seconds:g} s; allowed: more time with --saturation-seconds")
-    return Saturation(output_tps / plan.mean_output_tokens, output_tps, num_in_flight, seconds)
-
-
-def _endless(requests: Sequence[Planned]) -> Iterator[Planned]:
-    for number in itertools.count():
-        for request in requests:
-            yield replace(request, id=f"{number}-{request.id}", due_at=0.0)
+    backlog = Backlog(session, target, plan, maker, carry, run_id=run_id)
+    with no_full_collections():
+        return await backlog.work_off(num_in_flight=num_in_flight, seconds=seconds)

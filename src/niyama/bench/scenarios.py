@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from niyama.bench.planned import Lengths
 from niyama.bench.promises import LOW_SUFFIX
@@ -77,7 +78,9 @@ class Job:
 
 
 def check_scenarios(names: Sequence[str]) -> None:
-    """Refuse an unknown scenario. Raises ValueError naming it."""
+    """Refuse an unknown scenario, and none at all. Raises ValueError naming it."""
+    if not names:
+        raise ValueError(f"--scenario: empty; allowed: {listed(SCENARIOS)}")
     for name in names:
         if name not in SCENARIOS:
             raise ValueError(f"--scenario: {shown(name)} is unknown; allowed: {listed(SCENARIOS)}")
@@ -143,9 +146,20 @@ class Traffic:
         if scenario == "alone":
             return {self.batch: 1.0}
         if scenario == "low":
-            twins = {n + LOW_SUFFIX: LOW_SHARE for n in self.classes if n + LOW_SUFFIX in self.book.classes}
-            return {**dict.fromkeys(self.classes, 1.0 - LOW_SHARE), **twins}
+            return self._low_mix()
         return dict.fromkeys(self.classes, 1.0)
+
+    def _low_mix(self) -> dict[str, float]:
+        """Return weights that give low importance its share, whether by twins or by classes of its own."""
+        twins = {n + LOW_SUFFIX: LOW_SHARE for n in self.classes if n + LOW_SUFFIX in self.book.classes}
+        weights = {**dict.fromkeys(self.classes, 1.0 - LOW_SHARE), **twins}
+        low = {n for n in weights if self.book.classes[n].importance is Importance.LOW}
+        low_sum = sum(weights[n] for n in low)
+        other_sum = sum(weights[n] for n in weights if n not in low)
+        return {
+            n: weight * (LOW_SHARE / low_sum if n in low else (1.0 - LOW_SHARE) / other_sum)
+            for n, weight in weights.items()
+        }
 
     def run_s(self, scenario: str) -> float:
         """Return for how long requests arrive."""
@@ -213,9 +227,10 @@ class Flooded(Workload):
     long_class: str
 
     def requests(self, qps: float, num_requests: int) -> Iterator[Arrival]:
-        """Yield the requests in order of arrival, the flood on top of the others."""
+        """Yield the first so many requests in order of arrival, the flood on top of the others."""
         base = Workload.requests(self, qps, num_requests)
-        return heapq.merge(base, self._flood(), key=lambda arrival: arrival.request.arrived_at)
+        both = heapq.merge(base, self._flood(), key=lambda arrival: arrival.request.arrived_at)
+        return islice(both, num_requests)
 
     def _flood(self) -> Iterator[Arrival]:
         slo = self.book.classes[self.long_class].slo

@@ -10,23 +10,21 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from niyama.bench.machinespeed import MachineSpeed
 from niyama.bench.recordedrun import RecordedRun, RunError
 from niyama.bench.serverlog import Seen, ServerLog
-from niyama.latency import OnlineModel
+from niyama.bench.toldpolicy import ToldPolicy
 from niyama.latency.calibrated import MIN_STEP_S
 from niyama.latency.profilefile import Calibration, Delay, HandOn, Overheads
 from niyama.latency.search import ChunkSearch
 from niyama.latency.spread import NO_SPREAD, Scatter
 from niyama.latency.stepfit import regime_of
-from niyama.scheduling.policy import BatchShape, Launch, Policy, Request
-from niyama.scheduling.recording import Call, Recorded, launch_from_mapping, tell
-from niyama.scheduling.registry import make_policy
-from niyama.settings import Settings
+from niyama.scheduling.policy import BatchShape, Policy, Request
+from niyama.scheduling.recording import Recorded
 from niyama.sim.live import ReplicaLimits
 from niyama.sim.replica import Replica
 from niyama.workload.generate import Arrival
@@ -124,54 +122,27 @@ def twin_of(run: RecordedRun, calibration: Calibration, seed: int, speed: Machin
     Raises:
         RunError: the log does not say how the server was set up, or the run cannot be simulated.
     """
-    start = run.log.start
-    if start is None:
+    sent = requests_of(run)
+    first = min((seen.taken_at for seen in run.seen.values()), default=0.0)
+    told = ToldPolicy(run.name, run.calls, first)
+    if told.start is None:
         raise RunError(f"{run.name}: the decision log has no start")
+    engine = told.start["engine"]
     try:
-        settings = Settings.from_mapping(start["settings"])
         limits = ReplicaLimits(
-            num_kv_tokens=start["engine"]["num_kv_tokens"],
-            max_num_seqs=start["engine"]["max_num_seqs"],
-            max_num_batched_tokens=start["engine"]["max_num_batched_tokens"],
+            num_kv_tokens=engine["num_kv_tokens"],
+            max_num_seqs=engine["max_num_seqs"],
+            max_num_batched_tokens=engine["max_num_batched_tokens"],
         )
-        policy = make_policy(settings.policy, OnlineModel(), settings.pacing, settings.chunk)
     except KeyError as error:
         raise RunError(f"{run.name}: engine: {error.args[0]}: missing in the decision log") from None
     except ValueError as error:
         raise RunError(f"{run.name}: {error}") from None
-    sent = requests_of(run)
-    first = min((seen.taken_at for seen in run.seen.values()), default=0.0)
-    replay_until(policy, run.calls, first)
+    policy, is_async = told.policy_at(first), bool(engine.get("is_async"))
     try:
-        return serve(policy, sent, calibration, limits, seed, is_async=run.log.is_async, speed=speed)
+        return serve(policy, sent, calibration, limits, seed, is_async=is_async, speed=speed)
     except (ValueError, RuntimeError) as error:
         raise RunError(f"{run.name}: {error}") from None
-
-
-def replay_until(policy: Policy, calls: Iterable[Call], until: float) -> None:
-    """Tell a policy what a server's policy was told before the first request that arrived at `until`.
-
-    Requests that are still in then are aborted, and steps in flight are forgotten.
-    """
-    in_flight: list[Launch] = []
-    live: dict[str, None] = {}
-    for call in calls:
-        match call["call"]:
-            case "arrive" if call["now_s"] >= until:
-                break
-            case "start" | "fresh" | "realised" | "plan":
-                continue
-            case "arrive":
-                live[call["request"]["request_id"]] = None
-            case "depart":
-                live.pop(call["request_id"], None)
-            case "begin":
-                in_flight.append(launch_from_mapping(call))
-            case _:
-                pass
-        tell(policy, call, in_flight.pop(0) if call["call"] == "observe" else None)
-    for request_id in live:
-        policy.depart(request_id, until, finished=False)
 
 
 def serve(

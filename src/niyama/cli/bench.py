@@ -115,7 +115,12 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="errors in a row that end the run; 0 for never",
     )
-    add("--timeout", type=float, default=3600.0, metavar="S", help="longest time for one answer")
+    add(
+        "--timeout",
+        type=float,
+        metavar="S",
+        help="longest time for one answer (default: an hour, or four times the longest TTFT or TTLT)",
+    )
     add(
         "--max-lag",
         type=float,

@@ -90,10 +90,12 @@ def run(args: argparse.Namespace) -> int:
     from niyama.bench.sender import ClientError
     from niyama.bench.servers import ServerError
     from niyama.bench.target import TargetError
+    from niyama.cli.checks import check_json
     from niyama.demo_model import DemoModelError
 
     if find_spec("matplotlib") is None or find_spec("aiohttp") is None:
         raise UsageError("niyama compare needs aiohttp and matplotlib: pip install 'niyama[bench]'")
+    check_json(args.json, args.out)
     what = make_comparison(args)
     try:
         comparer = Comparer(what, Store(Path(args.out), settings_of(what)), _say)
@@ -149,7 +151,7 @@ def make_comparison(args: argparse.Namespace) -> Comparison:
     return Comparison(
         engine=Engine(model=args.model, emulation=emulation, options=args.vllm_words),
         policies=policies,
-        chunks=CHUNKS if args.chunks is None else [int(n) for n in _numbers("--chunks", args.chunks)],
+        chunks=CHUNKS if args.chunks is None else _whole_numbers("--chunks", args.chunks),
         scenarios=scenarios,
         loads=_numbers("--load", args.load),
         wants_knee=args.knee,
@@ -226,6 +228,19 @@ def _numbers(option: str, text: str) -> list[float]:
     if not numbers:
         raise UsageError(f"{option}: empty; allowed: numbers > 0, as in 1,2")
     return numbers
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    """Return the whole numbers >= 1 of a list. Raises UsageError naming the option."""
+    words = _words(text)
+    for word in words:
+        if not (word.isascii() and word.isdecimal()) or int(word) < 1:
+            raise UsageError(
+                f"{option}: {shown(word)} is out of range; allowed: whole numbers >= 1, as in 256,512"
+            )
+    if not words:
+        raise UsageError(f"{option}: empty; allowed: whole numbers >= 1, as in 256,512")
+    return [int(word) for word in words]
 
 
 def _say(text: str) -> None:

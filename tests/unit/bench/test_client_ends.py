@@ -11,6 +11,7 @@ import pytest
 from tests.unit.bench.flying import SLACK, fly, planned
 from tests.unit.bench.sseserver import Reply, answer_fully, sse_server
 
+from niyama.bench.client import Rules
 from niyama.bench.records import Record
 from niyama.bench.score import client_figures
 
@@ -168,3 +169,21 @@ def test_errors_that_are_not_in_a_row_do_not_stop_it() -> None:
         flight = fly(server, planned(20, 0.02), rules=replace(SLACK, max_consecutive_errors=8))
     assert flight.stopped_by is None
     assert flight.num_errors == 10
+
+
+def test_a_server_that_dies_after_the_last_request_was_sent_is_seen() -> None:
+    with sse_server(script=refuse) as server:
+        rules = replace(SLACK, max_consecutive_errors=3)
+        flight = fly(server, planned(3), rules=rules)
+    assert flight.num_sent == 3
+    figures = client_figures(flight, rules)
+    assert figures["invalid_because"] == [
+        "stopped after 3 errors in a row, the last: HTTP 400: no such thing"
+    ]
+
+
+def test_an_answer_has_an_hour_or_four_times_the_longest_promise() -> None:
+    assert Rules().for_promises(None).answer_limit_s == 3600
+    assert Rules().for_promises(600.0).answer_limit_s == 3600
+    assert Rules().for_promises(8 * 3600.0).answer_limit_s == 32 * 3600
+    assert Rules(answer_limit_s=5.0).for_promises(8 * 3600.0).answer_limit_s == 5

@@ -3,85 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.unit.bench.comparisons import row
+from tests.unit.bench.scripted import Machine, comparer, scripted_machine
 
-from niyama.bench import compare
-from niyama.bench.compare import Comparer, Comparison
 from niyama.bench.compareresult import result_of
-from niyama.bench.comparestore import Store
-from niyama.bench.contestants import Contestant, Engine
-from niyama.bench.planned import Lengths
-from niyama.bench.scenarios import Job, Traffic
 from niyama.qos import paper_book
-from niyama.workload.generate import load_lengths
-
-KNEES = {"vllm-fcfs-256": 0.6, "vllm-fcfs-512": 0.7, "niyama": 1.1}
-"""Up to these loads a scripted server keeps every class in time."""
-
-
-class Machine:
-    """Counts servers and runs, and answers as if each server had its knee."""
-
-    def __init__(self) -> None:
-        self.served: list[str] = []
-        self.ran: list[tuple[str, str, float]] = []
-        self.running = 0
-
-    @contextmanager
-    def serving(self, words: Sequence[str], port: int, log: Path, env: Mapping[str, str]) -> Iterator[str]:
-        self.running += 1
-        assert self.running == 1, "one server at a time"
-        self.served.append(log.stem)
-        yield log.stem
-        self.running -= 1
-
-    async def basis(self, url: str, traffic: Traffic, wants_step: bool) -> dict[str, Any]:
-        step_s = 0.04 if wants_step else None
-        return {"saturation_qps": 10.0, "saturation_tps": 700.0, "step_s": step_s}
-
-    async def run(
-        self, url: str, contestant: Contestant, job: Job, traffic: Traffic, qps: float, **_: Any
-    ) -> dict[str, Any]:
-        assert url == contestant.key
-        self.ran.append((contestant.key, job.scenario, job.load))
-        late = max(0.0, job.load - KNEES[contestant.key])
-        return row(
-            contestant.policy,
-            job.scenario,
-            job.load,
-            late={"a": late},
-            repeat=job.repeat,
-            chunk=contestant.chunk,
-        )
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    made = Machine()
-    monkeypatch.setattr(compare, "serving", made.serving)
-    monkeypatch.setattr(compare, "measure_basis", made.basis)
-    monkeypatch.setattr(compare, "run_job", made.run)
-    return made
-
-
-def comparer(folder: Path, **more: Any) -> Comparer:
-    traffic = Traffic(
-        trace="azure-conv", rows=load_lengths("azure-conv"), lengths=Lengths(), book=paper_book()
-    )
-    what = Comparison(
-        engine=Engine(model="org/m"),
-        policies=["vllm-fcfs", "niyama"],
-        chunks=[256, 512],
-        traffic=traffic,
-        **{"loads": [0.85, 1.3], **more},
-    )
-    return Comparer(what, Store(folder, {}), lambda text: None)
+    return scripted_machine(monkeypatch)
 
 
 def test_stock_gets_its_best_chunk_and_servers_take_turns(machine: Machine, tmp_path: Path) -> None:
@@ -129,8 +62,8 @@ def test_a_later_run_that_goes_otherwise_does_not_search_the_knee_of_stock_again
 def test_a_knee_of_stock_is_that_of_its_best_chunk(machine: Machine, tmp_path: Path) -> None:
     done = comparer(tmp_path, scenarios=[], wants_knee=True)
     done.run()
-    assert done.knees["vllm-fcfs"] == {"load": 0.7, "qps": pytest.approx(7.0), "chunk": 512}
-    assert done.knees["niyama"] == {"load": 1.1, "qps": pytest.approx(11.0), "chunk": None}
+    assert done.knees["vllm-fcfs"] == {"load": 0.7, "qps": pytest.approx(7.0), "chunk": 512, "valid": True}
+    assert done.knees["niyama"] == {"load": 1.1, "qps": pytest.approx(11.0), "chunk": None, "valid": True}
     assert done.best_chunk == {"vllm-fcfs": 512}, "the chunk with the highest knee"
     assert not [job for job in machine.ran if job[1] == "tune"]
     # The second chunk is only searched above the first one's knee.

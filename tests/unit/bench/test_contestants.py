@@ -53,18 +53,32 @@ def test_an_emulated_device_is_the_same_for_all(
     assert Emulation.from_environment({}, engine.environment()) == emulation
     assert found.count("--enforce-eager") == 1
     assert after(found, "--max-model-len") == "16384"
+    assert after(found, "--block-size") == "16"
+    assert after(found, "--distributed-executor-backend").endswith("UniProcExecutor")
     if policy == "niyama":
         assert (after(found, "--emulate"), after(found, "--speedup")) == (A100, "4.0")
         assert after(found, "--kv-tokens") == "5000"
+        assert "--worker-cls" not in found, "our launcher brings its own and refuses another"
     else:
         assert after(found, "--worker-cls").startswith("niyama.engines.vllm.emulated")
-        assert after(found, "--block-size") == "16"
     assert "EMULATED" in engine.description
 
 
 def test_policies_are_checked_by_name() -> None:
     check_policies(["vllm-fcfs", "niyama", "srpf"])
+    with pytest.raises(ValueError, match="--policies: empty; allowed: vllm-fcfs"):
+        check_policies([])
     with pytest.raises(ValueError, match="--policies: 'vllm' is unknown; allowed: vllm-fcfs"):
         check_policies(["vllm"])
     with pytest.raises(ValueError, match="twice"):
         check_policies(["edf", "edf"])
+
+
+@pytest.mark.parametrize("given", [["--block-size", "32"], ["--block_size=32"]])
+def test_what_the_user_says_of_the_device_goes_to_all_alike(given: list[str]) -> None:
+    engine = Engine(model="org/m", emulation=Emulation(A100, 4.0), options=given)
+    for policy in ("vllm-fcfs", "vllm-priority", "niyama"):
+        found = words(engine, policy, 256 if policy != "niyama" else None)
+        assert [word for word in found if word.replace("_", "-").startswith("--block-size")] == given[:1]
+        assert "16" not in found
+        assert "--distributed-executor-backend" in found

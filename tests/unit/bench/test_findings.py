@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import base64
+import re
 from typing import Any
 
 import pytest
 from tests.unit.bench.comparisons import result, row
 
+from niyama.bench.comparepicture import INVALID_COLOUR
 from niyama.bench.comparereport import report_html
 from niyama.bench.compareresult import as_text
 from niyama.bench.findings import findings, knee_ratios, knee_table, table
@@ -102,3 +105,76 @@ def test_the_report_stands_alone_and_says_what_it_is() -> None:
     assert page.count("<img") == 6
     assert "src='http" not in page
     assert "<b<" not in page
+
+
+def do_count(runs: list[dict[str, Any]], **more: Any) -> dict[str, bool]:
+    return {one["what"]: one["valid"] for one in findings(result(runs, **more))}
+
+
+def test_what_comes_from_a_run_that_does_not_count_does_not_count() -> None:
+    rows = {policy: row(policy, late={"a": 0.1}) for policy in ("vllm-fcfs", "vllm-priority", "niyama")}
+    of_best, of_fcfs = "steady at 1.3: late, of the best stock's", "steady at 1.3: late, of vllm-fcfs's"
+    assert do_count([*rows.values()]) == {of_best: True, of_fcfs: True}
+    spoilt = {name: [*(rows | {name: {**rows[name], "valid": False}}).values()] for name in rows}
+    assert do_count(spoilt["niyama"]) == {of_best: False, of_fcfs: False}
+    assert do_count(spoilt["vllm-fcfs"]) == {of_best: False, of_fcfs: False}
+    assert do_count(spoilt["vllm-priority"]) == {of_best: False, of_fcfs: True}
+    repeats = [*rows.values(), row("niyama", late={"a": 0.1}, repeat=1, valid=False)]
+    assert do_count(repeats) == {of_best: False, of_fcfs: False}, "one repeat of several"
+    ended_early = {**rows, "niyama": {**rows["niyama"], "settled_by": "3 late requests of class a"}}
+    assert all(do_count([*ended_early.values()]).values()), "short, and yet it shows what it is to show"
+
+
+def test_nothing_of_shortened_runs_counts_nor_of_a_load_1_that_does_not() -> None:
+    runs = [row("niyama", load=0.85, late={"a": 0.0}), row("niyama", "low", late={"a": 0.0})]
+    runs += [row("niyama", "alone", 0.0), row("vllm-fcfs", "alone", 0.0)]
+    knees = {name: {"load": 1.0, "qps": 10, "chunk": None, "valid": True} for name in ("niyama", "vllm-fcfs")}
+    assert [*do_count(runs, knees=knees).values()] == [True] * 5
+    assert [*do_count(runs, knees=knees, shortened=True).values()] == [False] * 5
+    of_load = do_count(runs, knees=knees, saturation_valid=False)
+    assert {what for what, counts in of_load.items() if counts} == {
+        "knee, of vllm-fcfs's",
+        "knee, of best stock's",
+    }
+
+
+def test_a_knee_that_does_not_count_spoils_what_it_is_held_against() -> None:
+    loads = {"vllm-fcfs": 0.5, "vllm-priority": 0.8, "niyama": 1.0}
+    knees = {
+        name: {"load": load, "qps": 5, "chunk": 256, "valid": name != "vllm-priority"}
+        for name, load in loads.items()
+    }
+    assert do_count([], knees=knees) == {"knee, of vllm-fcfs's": True, "knee, of best stock's": False}
+
+
+def test_words_say_that_an_aim_does_not_count() -> None:
+    pytest.importorskip("matplotlib")
+    runs = [row("niyama", load=0.85, late={"a": 0.0}, valid=False, invalid_because=["fell behind"])]
+    spoilt = result(runs, saturation_valid=False, saturation_invalid_because=["it lagged"])
+    text = as_text({**spoilt, "findings": findings(spoilt)})
+    assert "the latest class: 0, at most 0.01: does not count" in text
+    assert "(load 1, INVALID)" in text
+    page = report_html(spoilt)
+    assert "<td class=bad>does not count</td>" in page
+    assert "load 1 was not measured right, and all loads are shares of it: it lagged" in page
+    good = result([row("niyama", load=0.85, late={"a": 0.5})])
+    assert "at most 0.01: MISSED" in as_text({**good, "findings": findings(good)})
+    assert "<td class=bad>MISSED</td>" in report_html(good)
+
+
+def test_bars_and_points_of_invalid_runs_are_marked() -> None:
+    pytest.importorskip("matplotlib")
+
+    def pictures(**more: Any) -> list[str]:
+        runs = [row("niyama", late={"a": 0.1}, **more), row("niyama", "alone", 0.0, **more)]
+        knees = {"niyama": {"load": 1.0, "qps": 10.0, "chunk": None, **more}}
+        page = report_html(result(runs, knees=knees))
+        found = re.findall(r"base64,([A-Za-z0-9+/=]+)", page)
+        return [base64.b64decode(one).decode() for one in found]
+
+    spoilt = pictures(valid=False, invalid_because=["fell behind"])
+    assert len(spoilt) == 4
+    assert all(INVALID_COLOUR in one for one in spoilt[1:])
+    assert ["<pattern" in one for one in spoilt] == [False, True, True, True]
+    assert not any("<pattern" in one for one in pictures())
+    assert spoilt[0] != pictures()[0], "points of the curve"

@@ -77,3 +77,9 @@ def test_a_run_that_ended_early_does_not_pass_whatever_its_answers_show() -> Non
     row = {"errors": 0, "late_share": {"all": 0.0, "a": 0.0}}
     assert passes({**row, "settled_by": None})
     assert not passes({**row, "settled_by": "3 late requests of class a"})
+
+
+def test_a_run_that_does_not_count_does_not_pass() -> None:
+    row = {"errors": 0, "late_share": {"all": 0.0, "a": 0.0}}
+    assert passes({**row, "valid": True})
+    assert not passes({**row, "valid": False})

@@ -32,6 +32,13 @@ def test_moments_without_steps_are_as_the_window_before() -> None:
     assert speed.slowness(0.0) == pytest.approx(1.2), "as the first"
 
 
+def test_few_steps_at_the_end_of_a_run_are_no_slow_machine() -> None:
+    steps = [step(at / 20, 1.0) for at in range(200)]
+    speed = MachineSpeed([*steps, step(10.0, 1.8), step(10.1, 1.8)], TRUTH, window_s=5.0)
+    assert speed.slowest == pytest.approx(1.0)
+    assert speed.slowness(10.2) == pytest.approx(1.0)
+
+
 def test_stalls_and_steps_that_are_not_clean_do_not_make_a_machine_slow() -> None:
     speed = MachineSpeed([step(0.0, 50.0), step(1.0, 9.0, is_clean=False)], TRUTH)
     assert speed.slowness(0.0) == pytest.approx(2.0), "what is beyond twice is a stall"

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from tests.unit.bench.sseserver import Reply, prompt_tokens, sse_server
 
-from niyama.bench.client import Rules, run_async
+from niyama.bench.client import Flight, Rules, run, run_async
 from niyama.bench.measure import Measured, Spec, measure
 from niyama.bench.planned import Lengths
 from niyama.bench.report import report_html
+from niyama.bench.saturation import Saturation, saturate
 from niyama.bench.sender import ClientError
 from niyama.bench.servermetrics import read_counters, server_figures
 from niyama.bench.summary import describe
-from niyama.qos import paper_book
+from niyama.qos import QosBook, QosClass, Slo, paper_book
 from niyama.workload.arrivals import poisson
 from niyama.workload.generate import Workload, load_lengths
 
@@ -170,3 +171,41 @@ def test_server_figures_are_what_grew_over_the_run() -> None:
     assert figures["relegated_share_by_class"] == {"chat": pytest.approx(1 / 12)}
     assert figures["preemptions"] == 3
     assert server_figures({}, {})["relegated_share"] is None
+
+
+def test_a_load_that_was_not_measured_right_spoils_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Saturation] = []
+
+    async def lagging(*args: Any, **options: Any) -> Saturation:
+        found.append(await saturate(*args, **options))
+        found[0].flight.loop_lags_s[:] = [90.0]
+        return found[0]
+
+    monkeypatch.setattr("niyama.bench.measure.saturate", lagging)
+    with sse_server() as server:
+        changes = {"qps": None, "load": 0.5, "saturation_s": 1.0, "saturation_in_flight": 4}
+        result = run_async(measure(spec(server.url, **changes))).result
+    assert not result["valid"]
+    (reason,) = result["invalid_because"]
+    assert reason.startswith("while load 1 was measured: the client fell behind: the client's event loop")
+    assert result["client"]["loop_lag_s"]["p99"] != 90.0, "the client's figures are the run's"
+    assert (found[0].flight.num_tokens > 0, found[0].flight.wall_s > 0.9) == (True, True)
+
+
+def test_answers_may_take_four_times_the_longest_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float | None] = []
+
+    async def watched(*args: Any, **options: Any) -> Flight:
+        if "rules" in options:
+            limits.append(options["rules"].answer_limit_s)
+        return await run(*args, **options)
+
+    monkeypatch.setattr("niyama.bench.measure.run", watched)
+    book = QosBook("night", {"night": QosClass("night", Slo(ttlt_s=8 * 3600.0))})
+    with sse_server() as server:
+        usual = spec(server.url, num_requests=3)
+        for workload in (usual.workload, replace(usual.workload, book=book)):
+            run_async(measure(replace(usual, workload=workload)))
+        given = replace(usual.rules, answer_limit_s=7.0)
+        run_async(measure(replace(usual, rules=given)))
+    assert limits == [7200.0, 115200.0, 7.0], "the paper's longest is 30 minutes"

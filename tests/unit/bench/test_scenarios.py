@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from niyama.bench.planned import Lengths, make_plan
 from niyama.bench.promises import rule_book, tight_book, with_low_twins
 from niyama.bench.scenarios import MIN_RUN_S, OWN_KNEE, Job, Traffic, check_scenarios, plan_jobs
+from niyama.qos import Importance, QosBook, QosClass, Slo
 from niyama.workload.generate import load_lengths
 
 TRAFFIC = Traffic(
@@ -96,3 +98,37 @@ def test_runs_last_three_times_the_longest_promise_that_occurs() -> None:
     assert tight.run_s("steady") == 1800.0
     short = Traffic(trace="t", rows=TRAFFIC.rows, lengths=Lengths(), book=tight_book(), seconds=5)
     assert short.run_s("steady") == 5
+
+
+def test_no_scenario_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="--scenario: empty; allowed: steady, square"):
+        check_scenarios([])
+
+
+@pytest.mark.parametrize("num_requests", [8, 2000])
+def test_the_flood_is_within_the_number_of_requests(num_requests: int) -> None:
+    workload = TRAFFIC.workload(Job("flood", 0.85), 10.0)
+    found = [arrival.request for arrival in workload.requests(8.5, num_requests)]
+    assert len(found) == num_requests
+    flood = [request for request in found if request.request_id.startswith("flood")]
+    assert bool(flood) is (num_requests == 2000), "it comes after a third of the run"
+
+
+def test_a_fifth_is_of_low_importance_whatever_low_classes_the_book_has() -> None:
+    classes = {
+        "chat": QosClass("chat", Slo(ttft_s=2.0), Importance.HIGH),
+        "summary": QosClass("summary", Slo(ttlt_s=60.0)),
+        "night": QosClass("night", Slo(ttlt_s=600.0), Importance.LOW),
+    }
+    for names, low in (
+        (["chat", "summary", "night"], {"night": 0.8, "chat-low": 0.2, "summary-low": 0.2}),
+        (["chat", "summary"], {"chat-low": 0.2, "summary-low": 0.2}),
+    ):
+        book = with_low_twins(QosBook("chat", {name: classes[name] for name in names}))
+        mix = dataclasses.replace(TRAFFIC, book=book).mix("low")
+        assert sum(mix.values()) == pytest.approx(1.0)
+        assert mix["chat"] == mix["summary"] == pytest.approx(0.4)
+        of_low = {name: weight for name, weight in mix.items() if name not in ("chat", "summary")}
+        assert of_low == pytest.approx({name: 0.2 * w / sum(low.values()) for name, w in low.items()})
+    alone = dataclasses.replace(TRAFFIC, book=QosBook("night", {"night": classes["night"]}))
+    assert list(alone.mix("low")) == ["night"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from niyama.cli import compare, main
+from niyama.cli import UsageError, compare, main
 from niyama.cli.compare import make_comparison, settings_of
 
 A100 = "a100-80gb/llama-3-8b/tp1"
@@ -47,6 +47,27 @@ def test_bad_input_is_refused_in_one_line(
     assert err.count("\n") == 1
     assert said in err
     assert not (tmp_path / "out").exists(), "nothing is made for input that is refused"
+
+
+@pytest.mark.parametrize(
+    ("chunks", "said"), [("0.5,256.7", "'0.5' is out of range"), ("0", "'0'"), (",", "empty")]
+)
+def test_chunks_are_whole_numbers(chunks: str, said: str) -> None:
+    with pytest.raises(UsageError, match=f"^--chunks: {said}.*; allowed: whole numbers >= 1, as in 256,512$"):
+        make_comparison(parsed("--chunks", chunks))
+
+
+def test_json_that_cannot_be_written_is_named_before_all_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("aiohttp")
+    words = ["--out", str(tmp_path / "out"), "--json", str(tmp_path), "--load", "none"]
+    assert main(["compare", *words]) == 2
+    assert f"--json: {tmp_path} cannot be written: it is a folder" in capsys.readouterr().err
+    words[3] = str(tmp_path / "out" / "also.json")
+    assert main(["compare", *words]) == 2
+    assert "--load: 'none'" in capsys.readouterr().err, "a file in the folder that is made is no trouble"
 
 
 def test_the_demo_model_is_judged_by_the_rule_and_the_emulated_device_by_the_paper() -> None:
