@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.unit.bench.scripted import Machine, comparer, scripted_machine
+from tests.unit.bench.scripted import KNEES, Machine, comparer, scripted_machine
 
 from niyama.bench.compareresult import result_of
 from niyama.bench.comparestore import StoreError
@@ -45,24 +45,26 @@ def test_one_that_stays_invalid_is_taken_and_tried_again_by_the_next_command(
     assert all(one["valid"] for one in result_of(again)["findings"])
 
 
-def test_an_invalid_run_shows_of_no_load_that_it_holds(machine: Machine, tmp_path: Path) -> None:
+def test_a_knee_by_an_invalid_run_is_invalid(machine: Machine, tmp_path: Path) -> None:
     machine.num_invalid[HELD] = 2
     done = comparer(tmp_path, scenarios=[], wants_knee=True)
     done.run()
     assert machine.ran.count(HELD) == 2
-    assert (done.knees["niyama"]["load"], done.knees["niyama"]["valid"]) == (1.05, False)
+    assert (done.knees["niyama"]["load"], done.knees["niyama"]["valid"]) == (1.1, False)
     assert done.knees["vllm-fcfs"]["valid"]
     assert [one["valid"] for one in result_of(done)["findings"]] == [False, False]
 
 
 def test_a_search_that_took_another_way_leaves_nothing_in_the_next_one(
-    machine: Machine, tmp_path: Path
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.num_invalid["niyama", "knee", 0.85] = 2
     machine.num_invalid["niyama", "knee", 0.4] = 2
+    monkeypatch.setitem(KNEES, "niyama", 0.2)
     first = comparer(tmp_path, scenarios=[], wants_knee=True)
     first.run()
-    assert first.knees["niyama"]["load"] < 0.85
+    assert first.knees["niyama"]["load"] < 0.4
+    monkeypatch.setitem(KNEES, "niyama", 1.1)
     again = comparer(tmp_path, scenarios=[], wants_knee=True)
     again.run()
     assert (again.knees["niyama"]["load"], again.knees["niyama"]["valid"]) == (1.1, True)
