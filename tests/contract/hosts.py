@@ -9,8 +9,9 @@ from tests.orderless import Orderless
 
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.ledger import Job, Phase
+from niyama.scheduling.limits import Limits
 from niyama.scheduling.niyama import NiyamaPolicy
-from niyama.scheduling.policy import Chunk, LatencyModel, Launch, Limits, Plan
+from niyama.scheduling.policy import Chunk, LatencyModel, Launch, Plan
 
 MAX_STEPS = 2_000
 """A scenario that takes more steps hangs."""

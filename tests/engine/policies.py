@@ -12,8 +12,9 @@ from tests.orderless import Orderless
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.deadlines import Anchor
 from niyama.scheduling.ledger import Job, Phase
+from niyama.scheduling.limits import Limits
 from niyama.scheduling.niyama import NiyamaPolicy
-from niyama.scheduling.policy import BatchShape, Chunk, LatencyModel, Limits, Plan
+from niyama.scheduling.policy import BatchShape, Chunk, LatencyModel, Plan
 
 
 class Adversary(Orderless):

@@ -158,6 +158,15 @@ def test_failure_while_a_request_is_forgotten_does_not_reach_the_engine(
     assert len(rig.tokens()) == 3
 
 
+def test_failure_while_sessions_are_looked_at_does_not_reach_the_engine(rig: Rig) -> None:
+    scheduler = rig.use(policy="niyama")
+    scheduler.niyama._sessions.add("nobody knows it")
+    rig.submit(Ask("r", prompt(60), max_tokens=3))
+    rig.drain()
+    assert len(rig.tokens()) == 1
+    assert scheduler("state")["fallback_steps"] >= 1
+
+
 def test_shared_prompt_that_others_hold_needs_no_room(rig: Rig) -> None:
     """600 tokens of KV for all: a prompt of 400 fits once, and its second half many times."""
     scheduler = rig.use(policy="niyama", num_blocks=26)

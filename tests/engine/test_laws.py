@@ -9,8 +9,9 @@ import pytest
 from tests.engine.rig import Rig
 from tests.engine.workload import asks
 
+from niyama.scheduling.limits import Limits
 from niyama.scheduling.niyama import NiyamaPolicy
-from niyama.scheduling.policy import Launch, Limits, Plan
+from niyama.scheduling.policy import Launch, Plan
 from niyama.scheduling.registry import POLICIES
 
 pytestmark = pytest.mark.engine

@@ -11,8 +11,9 @@ from tests.engine.rig import Rig
 from tests.engine.workload import asks
 
 from niyama.latency.overlap import Overlap
+from niyama.scheduling.limits import Limits
 from niyama.scheduling.niyama import NiyamaPolicy
-from niyama.scheduling.policy import Limits, Plan, StepOutcome
+from niyama.scheduling.policy import Plan, StepOutcome
 from niyama.scheduling.registry import POLICIES
 
 pytestmark = pytest.mark.engine

@@ -21,7 +21,8 @@ from niyama.latency.profiles import LinearCost
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.laws import check_kv, check_plan, check_state, check_times
 from niyama.scheduling.ledger import Phase
-from niyama.scheduling.policy import Launch, Limits, Plan, Request, StepOutcome
+from niyama.scheduling.limits import Limits
+from niyama.scheduling.policy import Launch, Plan, Request, StepOutcome
 from niyama.scheduling.promises import Promises, Verdict
 
 

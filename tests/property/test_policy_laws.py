@@ -17,8 +17,9 @@ from tests.property.hosts import Host, linear_model
 from niyama.qos import Importance, Slo
 from niyama.scheduling.chunking import fill
 from niyama.scheduling.ledger import Job
+from niyama.scheduling.limits import Limits
 from niyama.scheduling.niyama import NiyamaPolicy
-from niyama.scheduling.policy import BatchShape, Limits, Plan, Request
+from niyama.scheduling.policy import BatchShape, Plan, Request
 from niyama.scheduling.registry import make_policy
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.property.hosts import linear_model
 
 from niyama.qos import Importance, Slo
-from niyama.scheduling.policy import BatchShape, Limits, Plan, Request
+from niyama.scheduling.limits import Limits
+from niyama.scheduling.policy import BatchShape, Plan, Request
 from niyama.scheduling.registry import POLICIES, make_policy
 from niyama.sim.checked import CheckedPolicy, CheckedReplica
 from niyama.sim.live import ReplicaLimits

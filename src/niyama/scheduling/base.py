@@ -19,8 +19,9 @@ from niyama.scheduling.deadlines import (
     second_token_due_at,
 )
 from niyama.scheduling.ledger import Job, Ledger, Phase
+from niyama.scheduling.limits import Limits
 from niyama.scheduling.pacing import MIN_HEAP, STALE_SHARE, Pacer
-from niyama.scheduling.policy import BatchShape, LatencyModel, Launch, Limits, Plan, Request, StepOutcome
+from niyama.scheduling.policy import BatchShape, LatencyModel, Launch, Plan, Request, StepOutcome
 
 PERIOD_WEIGHT: Final = 0.02
 """Weight of a new step in the average step time."""

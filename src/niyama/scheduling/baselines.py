@@ -15,7 +15,8 @@ from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.chunking import fill
 from niyama.scheduling.deadlines import Anchor
 from niyama.scheduling.ledger import Job
-from niyama.scheduling.policy import LatencyModel, Limits, Plan
+from niyama.scheduling.limits import Limits
+from niyama.scheduling.policy import LatencyModel, Plan
 
 DEFAULT_CHUNK = 256
 """Tokens of one step, decodes included: Sarathi's on a replica that serves interactive requests."""

@@ -12,7 +12,8 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Final
 
 from niyama.scheduling.ledger import Job, Phase
-from niyama.scheduling.policy import BatchShape, Chunk, LatencyModel, Limits
+from niyama.scheduling.limits import Limits
+from niyama.scheduling.policy import BatchShape, Chunk, LatencyModel
 
 RIDE_SHARE: Final = 0.5
 """Others ride along with a first token for at most this share of the time until it is due. A longer step

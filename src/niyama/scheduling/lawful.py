@@ -6,7 +6,8 @@ from typing import Any, cast
 
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.laws import check_plan, check_state
-from niyama.scheduling.policy import Launch, Limits, Plan, Request, StepOutcome
+from niyama.scheduling.limits import Limits
+from niyama.scheduling.policy import Launch, Plan, Request, StepOutcome
 
 
 def lawful(policy: BasePolicy) -> BasePolicy:

@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from niyama.scheduling.backlog import Backlog
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.ledger import Phase
+from niyama.scheduling.limits import Limits
 from niyama.scheduling.niyama import NiyamaPolicy
-from niyama.scheduling.policy import Limits, Plan
+from niyama.scheduling.policy import Plan
 from niyama.scheduling.shares import NUM_STANDINGS
 
 TOLERANCE_S = 1e-6

@@ -26,8 +26,9 @@ from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.chunking import Filled, fill
 from niyama.scheduling.deadlines import Anchor, unhurried_step_s
 from niyama.scheduling.ledger import Job
+from niyama.scheduling.limits import Limits
 from niyama.scheduling.load import Load
-from niyama.scheduling.policy import BatchShape, LatencyModel, Launch, Limits, Plan, Request, StepOutcome
+from niyama.scheduling.policy import BatchShape, LatencyModel, Launch, Plan, Request, StepOutcome
 from niyama.scheduling.priority import hybrid_key
 from niyama.scheduling.relegation import Relegated, find_victim
 from niyama.scheduling.shares import BEYOND, NUM_STANDINGS, WITHIN, Shares

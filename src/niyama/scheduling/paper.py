@@ -22,7 +22,8 @@ from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.chunking import fill
 from niyama.scheduling.deadlines import BEST_EFFORT_S, Anchor
 from niyama.scheduling.ledger import Job, Phase
-from niyama.scheduling.policy import BatchShape, LatencyModel, Limits, Plan, Request, StepOutcome
+from niyama.scheduling.limits import Limits
+from niyama.scheduling.policy import BatchShape, LatencyModel, Plan, Request, StepOutcome
 
 STEP_SIZES = (128, *range(256, 2049, 256), 2552)
 """Total tokens of a step to choose from."""

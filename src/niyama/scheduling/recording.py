@@ -11,17 +11,14 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from niyama.qos import Importance, Slo
+from niyama.scheduling.limits import NOBODY, NOTHING_SHARED, Limits, SharedKv
 from niyama.scheduling.policy import (
-    NOBODY,
-    NOTHING_SHARED,
     BatchShape,
     Launch,
-    Limits,
     Plan,
     Policy,
     Prefill,
     Request,
-    SharedKv,
     StepOutcome,
 )
 

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from niyama.scheduling.ledger import Job, Ledger
-from niyama.scheduling.policy import BatchShape, LatencyModel, Limits
+from niyama.scheduling.limits import Limits
+from niyama.scheduling.policy import BatchShape, LatencyModel
 
 PRESSED_STEPS: Final = 20.0
 """A prefill is urgent if it would be late should service start so many average steps later."""

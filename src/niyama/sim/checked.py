@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.laws import LawBroken, check_kv, check_plan, check_state, check_times
-from niyama.scheduling.policy import LatencyModel, Launch, Limits, Plan, Request, StepOutcome
+from niyama.scheduling.limits import Limits
+from niyama.scheduling.policy import LatencyModel, Launch, Plan, Request, StepOutcome
 from niyama.scheduling.promises import Promises, Verdict
 from niyama.sim.kv import num_blocks_for
 from niyama.sim.live import ReplicaLimits

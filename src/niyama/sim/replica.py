@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from niyama.compiled import mypyc_attr
-from niyama.scheduling.policy import LatencyModel, Launch, Limits, Plan, Policy, Prefill, StepOutcome
+from niyama.scheduling.limits import Limits
+from niyama.scheduling.policy import LatencyModel, Launch, Plan, Policy, Prefill, StepOutcome
 from niyama.sim.kv import BLOCK_TOKENS, KvPool, num_blocks_for
 from niyama.sim.live import Gaps, Live, ReplicaLimits
 from niyama.sim.pressure import Squeeze

@@ -6,7 +6,8 @@ from tests.property.hosts import Host, linear_model
 
 from niyama.qos import Importance, Slo
 from niyama.scheduling.baselines import DEFAULT_CHUNK
-from niyama.scheduling.policy import Limits, Request
+from niyama.scheduling.limits import Limits
+from niyama.scheduling.policy import Request
 from niyama.scheduling.registry import make_policy
 
 LIMITS = Limits(token_budget=4096, free_seqs=64, free_kv_tokens=100_000)

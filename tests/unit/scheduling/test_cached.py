@@ -7,8 +7,9 @@ from tests.property.hosts import linear_model
 
 from niyama.qos import Slo
 from niyama.scheduling.ledger import Phase
+from niyama.scheduling.limits import Limits
 from niyama.scheduling.niyama import NiyamaPolicy
-from niyama.scheduling.policy import BatchShape, Launch, Limits, Prefill, Request
+from niyama.scheduling.policy import BatchShape, Launch, Prefill, Request
 
 MODEL = linear_model(fixed_s=0.01, token_s=1e-4, decode_s=0.0)
 LIMITS = Limits(512, 8, 100_000)

@@ -9,7 +9,8 @@ from tests.property.hosts import linear_model
 from niyama.qos import Slo
 from niyama.scheduling.chunking import NUM_SPARES, Filled, fill
 from niyama.scheduling.ledger import Job, Phase
-from niyama.scheduling.policy import BatchShape, Chunk, Limits, Request, SharedKv
+from niyama.scheduling.limits import Limits, SharedKv
+from niyama.scheduling.policy import BatchShape, Chunk, Request
 
 MODEL = linear_model(fixed_s=0.25, token_s=1 / 256, decode_s=0.0)
 ROOMY = Limits(token_budget=512, free_seqs=8, free_kv_tokens=10_000)

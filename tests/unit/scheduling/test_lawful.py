@@ -6,8 +6,9 @@ from tests.property.hosts import Host, linear_model
 from niyama.qos import Slo
 from niyama.scheduling.lawful import lawful
 from niyama.scheduling.laws import LawBroken
+from niyama.scheduling.limits import Limits
 from niyama.scheduling.niyama import NiyamaPolicy
-from niyama.scheduling.policy import Launch, Limits, Plan, Prefill, Request
+from niyama.scheduling.policy import Launch, Plan, Prefill, Request
 
 LIMITS = Limits(512, 8, 10_000)
 

@@ -13,8 +13,9 @@ from tests.property.hosts import Host, linear_model
 from niyama.qos import Slo
 from niyama.scheduling.laws import LawBroken, check_kv, check_plan, check_state, check_times
 from niyama.scheduling.ledger import Phase
+from niyama.scheduling.limits import Limits
 from niyama.scheduling.niyama import NiyamaPolicy
-from niyama.scheduling.policy import BatchShape, Chunk, Limits, Plan, Request
+from niyama.scheduling.policy import BatchShape, Chunk, Plan, Request
 
 FIELDS = [
     "budget",

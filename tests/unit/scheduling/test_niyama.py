@@ -13,8 +13,9 @@ from tests.property.enginestep import Event
 from tests.property.hosts import Host, linear_model
 
 from niyama.qos import Importance, Slo
+from niyama.scheduling.limits import Limits
 from niyama.scheduling.niyama import RESERVE_SHARE, NiyamaPolicy
-from niyama.scheduling.policy import BatchShape, Launch, Limits, Prefill, Request, StepOutcome
+from niyama.scheduling.policy import BatchShape, Launch, Prefill, Request, StepOutcome
 
 LIMITS = Limits(token_budget=448, free_seqs=64, free_kv_tokens=100_000)
 

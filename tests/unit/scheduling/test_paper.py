@@ -7,8 +7,9 @@ from tests.property.hosts import Host, linear_model
 
 from niyama.latency import LinearProfile, get_profile
 from niyama.qos import Importance, Slo
+from niyama.scheduling.limits import Limits
 from niyama.scheduling.paper import PREFILL_RATE, STEP_SIZES, PaperPolicy
-from niyama.scheduling.policy import BatchShape, Launch, Limits, Prefill, Request, StepOutcome
+from niyama.scheduling.policy import BatchShape, Launch, Prefill, Request, StepOutcome
 
 LIMITS = Limits(token_budget=8192, free_seqs=256, free_kv_tokens=400_000)
 A100 = "a100-80gb/llama-3-8b/tp1"

@@ -8,8 +8,9 @@ from typing import Any
 from tests.property.hosts import linear_model
 
 from niyama.qos import Slo
+from niyama.scheduling.limits import Limits, SharedKv
 from niyama.scheduling.niyama import NiyamaPolicy
-from niyama.scheduling.policy import Limits, Request, SharedKv
+from niyama.scheduling.policy import Request
 from niyama.scheduling.recording import Recorded, plan_to_mapping, tell
 
 MODEL = linear_model(fixed_s=0.01, token_s=1e-4, decode_s=0.0)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tests.property.hosts import Host, linear_model
 
 from niyama.qos import Slo
+from niyama.scheduling.limits import Limits
 from niyama.scheduling.niyama import NiyamaPolicy
-from niyama.scheduling.policy import Launch, Limits, Plan, Request, StepOutcome
+from niyama.scheduling.policy import Launch, Plan, Request, StepOutcome
 from niyama.scheduling.sitting import MIN_GAIN, sit_out
 
 ROOMY = Limits(token_budget=4096, free_seqs=64, free_kv_tokens=1_000_000)

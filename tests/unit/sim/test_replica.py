@@ -6,7 +6,8 @@ import pytest
 
 from niyama.latency.profiles import LinearCost, LinearProfile
 from niyama.qos import Importance, Slo
-from niyama.scheduling.policy import Launch, Limits, Plan, Request
+from niyama.scheduling.limits import Limits
+from niyama.scheduling.policy import Launch, Plan, Request
 from niyama.scheduling.registry import make_policy
 from niyama.sim.checked import CheckedPolicy, CheckedReplica
 from niyama.sim.live import ReplicaLimits, Role

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from niyama.scheduling.deadlines import Anchor
+from niyama.scheduling.limits import Limits
 from niyama.scheduling.niyama import NiyamaPolicy
 from niyama.scheduling.paper import PaperPolicy
-from niyama.scheduling.policy import BatchShape, LatencyModel, Limits
+from niyama.scheduling.policy import BatchShape, LatencyModel
 from niyama.scheduling.registry import PolicyFactory
 
 PREFILL_ALPHA_S = 0.016

@@ -118,7 +118,7 @@ class Blocked:
                 break  # vLLM looked at nobody behind it
 
     def forget(self, request_id: str) -> None:
-        """A request is gone, or something about it has changed."""
+        """A request is gone."""
         self._pauses.pop(request_id, None)
 
     def _pause(self, request_id: str) -> None:

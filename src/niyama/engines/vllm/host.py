@@ -23,7 +23,8 @@ from niyama.engines.vllm.view import is_whole, plain_view, view
 from niyama.latency import OnlineModel
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.lawful import lawful
-from niyama.scheduling.policy import Launch, Limits, Plan, Prefill, Request, StepOutcome
+from niyama.scheduling.limits import Limits
+from niyama.scheduling.policy import Launch, Plan, Prefill, Request, StepOutcome
 from niyama.scheduling.recording import Recorded
 from niyama.scheduling.registry import make_policy
 from niyama.settings import Settings
@@ -87,8 +88,11 @@ class Host:
 
     def before_schedule(self) -> None:
         """Decide the next step and set the levers."""
-        self._forget_finished(time.monotonic())
-        self._rest_sessions()
+        try:
+            self._forget_finished(time.monotonic())
+            self._rest_sessions()
+        except Exception:
+            self._recovery.fail("depart")
         self._plan = None
         self._plan_starts_at = time.monotonic()
         if self._recovery.is_failed:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from niyama.engines.vllm import compat
-from niyama.scheduling.policy import Launch, SharedKv
+from niyama.scheduling.limits import SharedKv
+from niyama.scheduling.policy import Launch
 
 
 class PrefixCache(SharedKv):
