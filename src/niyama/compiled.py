@@ -51,6 +51,8 @@ PACKAGE = Path(__file__).parent
 FOLDER = PACKAGE / "_compiled"
 FINGERPRINT = "fingerprint"
 PURE = "NIYAMA_PURE"
+INTERPRETED = "niyama runs interpreted, its core at half the speed; `make compile` in a clone compiles it"
+"""What a report of timings says where nothing is compiled."""
 
 _Class = TypeVar("_Class", bound=type)
 

@@ -114,12 +114,15 @@ class Comparer:
             # Job by job, not server by server: a machine's speed changes within minutes.
             for job in plan_jobs(self.what.scenarios, self.what.loads, self.what.repeats):
                 for policy in self.what.policies:
-                    self._do(self._contestant(policy), [job])
+                    self._do(self._contestant(policy, job), [job])
             if "backlog" in self.what.scenarios:
                 for policy in self.what.policies:
                     self._backlog(policy)
 
-    def _contestant(self, policy: str) -> Contestant:
+    def _contestant(self, policy: str, job: Job) -> Contestant:
+        """Return who runs a job: stock vLLM with its best chunk, where only throughput counts the largest."""
+        if job.scenario == "alone" and Contestant(policy).is_stock:
+            return Contestant(policy, max(self.what.chunks))
         return Contestant(policy, self.best_chunk.get(policy))
 
     # What the loads and the promises are ---------------------------------------------------------

@@ -10,6 +10,7 @@ from niyama.bench.comparepicture import INVALID_COLOUR, bar_look, do_count, draw
 from niyama.bench.findings import findings, group, late_all, mean_of, spread_of, verdict
 from niyama.bench.plots import colour, data_uri, figure
 from niyama.bench.scenarios import WORDS
+from niyama.compiled import INTERPRETED
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; color: #222 }
@@ -55,6 +56,8 @@ def _warnings(result: Mapping[str, Any]) -> str:
     if not result.get("saturation_valid", True):
         why = result["saturation_invalid_because"][0]
         said.append(f"INVALID: load 1 was not measured right, and all loads are shares of it: {why}")
+    if not result.get("compiled", True):
+        said.append(INTERPRETED)
     if invalid:
         reasons = sorted({reason for row in invalid for reason in row["invalid_because"]})
         said.append(f"INVALID: {len(invalid)} runs do not count, for example: {reasons[0]}")

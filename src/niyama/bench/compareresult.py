@@ -9,7 +9,7 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from niyama import __version__
+from niyama import __version__, compiled
 from niyama.bench.compare import Comparer
 from niyama.bench.comparepicture import save_picture
 from niyama.bench.comparereport import report_html
@@ -51,6 +51,7 @@ def result_of(comparer: Comparer) -> dict[str, Any]:
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "versions": {"niyama": __version__, "python": platform.python_version(), "vllm": vllm_version()},
+        "compiled": compiled.is_active(),
     }
     result["findings"] = findings(result)
     return result
@@ -97,6 +98,8 @@ def as_text(result: dict[str, Any]) -> str:
         f"{one['bound']:g}: {verdict(one)}\n"
         for one in result["findings"]
     )
+    if not result.get("compiled", True):
+        head += f"{compiled.INTERPRETED}.\n"
     return "\n".join(part for part in (head, table(result), knee_table(result), aims) if part)
 
 

@@ -81,7 +81,7 @@ class _Aims:
         self.found: list[dict[str, Any]] = []
         self.rows = group(result["runs"])
         self._result = result
-        # All loads are shares of it, and so is the throughput aimed for.
+        # All loads are shares of it.
         self._load_1: Row = {"valid": result.get("saturation_valid", True)}
 
     def _add(
@@ -115,9 +115,10 @@ class _Aims:
             self._add(what, _share(late, fcfs), AGREED_LATE_OF_FCFS, [*ours, *of_fcfs])
 
     def _add_throughput(self, of_ours: Sequence[Row]) -> None:
-        share = _of_stock_throughput(self.rows, self._result, of_ours)
-        of = [*of_ours, *self._of("alone", 0.0, STOCK), self._load_1]
-        self._add("alone: throughput, of stock's", share, AGREED_THROUGHPUT, of, at_most=False)
+        of_stock = self._of("alone", 0.0, STOCK)
+        share = _of_stock_throughput(of_ours, of_stock)
+        what = "alone: throughput, of stock's in the same turn, median"
+        self._add(what, share, AGREED_THROUGHPUT, [*of_ours, *of_stock], at_most=False)
 
     def add_knees(self) -> None:
         """Add our knee against those of others; of which load 1 is, does not matter to their ratio."""
@@ -160,14 +161,14 @@ def _share(part: float | None, whole: float | None) -> float | None:
     return part / whole if whole else (0.0 if part == 0 else float("inf"))
 
 
-def _of_stock_throughput(
-    rows: Mapping[tuple[str, float, str], list[Row]], result: Mapping[str, Any], of_ours: Sequence[Row]
-) -> float | None:
-    ours = mean_of(of_ours, lambda row: row["throughput_tps"])
-    stock = [mean_of(rows.get(("alone", 0.0, name), []), lambda row: row["throughput_tps"]) for name in STOCK]
-    known = [tps for tps in stock if tps is not None]
-    # The basis is stock vLLM with the largest chunk, which tuning for lateness may not have chosen.
-    return _share(ours, max([*known, result["saturation_tps"]])) if known else None
+def _of_stock_throughput(of_ours: Iterable[Row], of_stock: Sequence[Row]) -> float | None:
+    """Return the median over the turns of our share of the most that a stock server did in that turn."""
+    shares: list[float] = []
+    for ours in of_ours:
+        stock = [row["throughput_tps"] for row in of_stock if row["repeat"] == ours["repeat"]]
+        if any(stock):
+            shares.append(ours["throughput_tps"] / max(stock))
+    return statistics.median(shares) if shares else None
 
 
 def table(result: Mapping[str, Any]) -> str:

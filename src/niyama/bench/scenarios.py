@@ -43,6 +43,8 @@ FLOOD_BASE, FLOOD_SHARE = 0.7, 0.15
 FLOOD_AT, FLOOD_LASTS = 1 / 3, 0.05
 """When the flood comes and for how long, as shares of the run."""
 BACKLOG_SHARE = 0.9
+ALONE_TURNS = 3
+"""Throughput is compared in so many turns at least: a machine's speed changes by more than the difference."""
 
 SLO_TIMES = 3.0
 """A run lasts so many times the longest promise: lateness needs time to build up."""
@@ -97,6 +99,8 @@ def plan_jobs(scenarios: Sequence[str], loads: Sequence[float], repeats: int) ->
                 jobs += [Job(scenario, load, repeat) for load in loads]
             elif scenario in fixed:
                 jobs.append(Job(scenario, fixed[scenario], repeat))
+    if "alone" in scenarios:
+        jobs += [Job("alone", fixed["alone"], turn) for turn in range(repeats, ALONE_TURNS)]
     return jobs
 
 

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from niyama import compiled
 from niyama.cli import UsageError, emulation_options
 from niyama.cli.simulation_options import make_book, write_json
 from niyama.wording import listed, one_line, shown
@@ -97,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("niyama compare needs aiohttp and matplotlib: pip install 'niyama[bench]'")
     check_json(args.json, args.out)
     what = make_comparison(args)
+    if not compiled.is_active():
+        _say(compiled.INTERPRETED)
     try:
         comparer = Comparer(what, Store(Path(args.out), settings_of(what)), _say)
         comparer.run()

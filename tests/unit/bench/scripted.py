@@ -20,7 +20,7 @@ from niyama.bench.scenarios import Job, Traffic
 from niyama.qos import paper_book
 from niyama.workload.generate import load_lengths
 
-KNEES = {"vllm-fcfs-256": 0.6, "vllm-fcfs-512": 0.7, "niyama": 1.1}
+KNEES = {"vllm-fcfs-256": 0.6, "vllm-fcfs-512": 0.7, "vllm-fcfs-1024": 0.5, "niyama": 1.1}
 """Up to these loads a scripted server keeps every class in time."""
 
 

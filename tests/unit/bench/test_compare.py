@@ -59,6 +59,14 @@ def test_a_later_run_that_goes_otherwise_does_not_search_the_knee_of_stock_again
     assert again.knees["vllm-fcfs"]["load"] == 0.7
 
 
+def test_where_throughput_counts_stock_has_its_largest_chunk_and_all_take_turns(
+    machine: Machine, tmp_path: Path
+) -> None:
+    comparer(tmp_path, scenarios=["alone"], chunks=[256, 512, 1024]).run()
+    alone = [key for key, scenario, _ in machine.ran if scenario == "alone"]
+    assert alone == ["vllm-fcfs-1024", "niyama"] * 3
+
+
 def test_a_knee_of_stock_is_that_of_its_best_chunk(machine: Machine, tmp_path: Path) -> None:
     done = comparer(tmp_path, scenarios=[], wants_knee=True)
     done.run()

@@ -11,6 +11,9 @@ from niyama.bench.comparepicture import INVALID_COLOUR
 from niyama.bench.comparereport import report_html
 from niyama.bench.compareresult import as_text
 from niyama.bench.findings import findings, knee_ratios, knee_table, table
+from niyama.compiled import INTERPRETED
+
+THROUGHPUT = "alone: throughput, of stock's in the same turn, median"
 
 
 def found(runs: list[dict[str, Any]], **more: Any) -> dict[str, tuple[Any, bool]]:
@@ -41,12 +44,21 @@ def test_importance_and_throughput_have_their_bounds() -> None:
         row("niyama", "low", late={"a": 0.1}, late_share_important=0.01),
         row("niyama", "alone", 0.0, throughput_tps=97.0),
         row("vllm-fcfs", "alone", 0.0, throughput_tps=90.0),
+        row("vllm-priority", "alone", 0.0, throughput_tps=100.0),
     ]
     assert found(runs) == {
         "low at 1.3: important requests late": (0.01, True),
-        # Against the most that stock showed: the basis with its largest chunk.
-        "alone: throughput, of stock's": (pytest.approx(0.97), False),
+        THROUGHPUT: (pytest.approx(0.97), False),
     }
+
+
+def test_throughput_is_compared_turn_by_turn() -> None:
+    """A machine that gets faster flatters whoever comes later; within a turn it hardly can."""
+    turns = [(98.0, 100.0), (150.0, 150.0), (190.0, 200.0)]
+    runs = [row("niyama", "alone", 0.0, throughput_tps=ours, repeat=n) for n, (ours, _) in enumerate(turns)]
+    runs += [row("vllm-fcfs", "alone", 0.0, throughput_tps=tps, repeat=n) for n, (_, tps) in enumerate(turns)]
+    assert found(runs) == {THROUGHPUT: (pytest.approx(0.98), True)}
+    assert found(runs[:3]) == {}, "nothing to compare it with"
 
 
 def test_nobody_late_anywhere_is_no_division_by_zero() -> None:
@@ -85,6 +97,8 @@ def test_the_text_says_when_figures_do_not_count() -> None:
     whole = result(runs, shortened=True)
     text = as_text({**whole, "findings": findings(whole)})
     assert "SHORTENED" in text
+    assert "interpreted" not in text
+    assert INTERPRETED in as_text({**whole, "compiled": False, "findings": []})
     assert "niyama INVALID" in text
 
 
@@ -102,6 +116,8 @@ def test_the_report_stands_alone_and_says_what_it_is() -> None:
     assert "vLLM computing the demo model" in page
     assert "SHORTENED" in page
     assert "INVALID: 1 runs" in page
+    assert "make compile" not in page
+    assert "make compile" in report_html(result(runs, compiled=False))
     assert page.count("<img") == 6
     assert "src='http" not in page
     assert "<b<" not in page
@@ -135,6 +151,7 @@ def test_nothing_of_shortened_runs_counts_nor_of_a_load_1_that_does_not() -> Non
     assert {what for what, counts in of_load.items() if counts} == {
         "knee, of vllm-fcfs's",
         "knee, of best stock's",
+        THROUGHPUT,
     }
 
 

@@ -28,9 +28,10 @@ def requests(scenario: str, load: float, repeat: int = 0, seconds: float = 180.0
 
 def test_the_plan_has_every_load_and_repeat_once() -> None:
     jobs = plan_jobs(["steady", "square", "low", "alone", "flood"], [0.85, 1.3], 2)
-    assert len(jobs) == len(set(jobs)) == 2 * (2 + 4)
+    assert len(jobs) == len(set(jobs)) == 2 * (2 + 4) + 1, "throughput alone is compared three times"
     assert len({job.key for job in jobs}) == len(jobs)
     assert Job("square", 1.05, 1) in jobs
+    assert [job.repeat for job in plan_jobs(["alone"], [], 4)] == [0, 1, 2, 3]
     assert plan_jobs(["backlog"], [1.0], 3) == [], "its load is found first"
 
 

@@ -9,6 +9,7 @@ import vllm
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from niyama import compiled
 from niyama.engines.vllm import compat
 from niyama.engines.vllm.host import Host
 from niyama.settings import Settings
@@ -88,5 +89,7 @@ def make_scheduler(**kwargs: Any) -> Scheduler:
     compat.check_version(vllm.__version__, allow_untested=read_settings(config).allow_untested_vllm)
     is_async = bool(getattr(config.scheduler_config, "async_scheduling", False))
     made = NiyamaAsyncScheduler(**kwargs) if is_async else NiyamaScheduler(**kwargs)
-    logger.info("Niyama steers %s with policy %r", type(made).__mro__[2].__name__, made.niyama.policy.name)
+    how = "compiled" if compiled.is_active() else "interpreted"
+    name = made.niyama.policy.name
+    logger.info("Niyama steers %s with policy %r (%s)", type(made).__mro__[2].__name__, name, how)
     return made
