@@ -12,7 +12,7 @@ from niyama.cli import main
 
 pytestmark = pytest.mark.engine
 
-MINUTES = 2.5
+MINUTES = 3.0
 
 
 @pytest.mark.timeout(1200)

@@ -52,6 +52,7 @@ def result_of(comparer: Comparer) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "versions": {"niyama": __version__, "python": platform.python_version(), "vllm": vllm_version()},
         "compiled": compiled.is_active(),
+        "core": compiled.fingerprint()[:12],
     }
     result["findings"] = findings(result)
     return result
@@ -91,7 +92,7 @@ def as_text(result: dict[str, Any]) -> str:
         f"{result['saturation_qps']:.2f} requests/s (load 1"
         f"{'' if result.get('saturation_valid', True) else ', INVALID'}); {result['seconds']:.0f} s per run"
         f"{' (SHORTENED: these figures do not count)' if result['shortened'] else ''}, "
-        f"{result['repeats']} of each.\n"
+        f"{result['repeats']} of each{_turns(result)}.\n"
     )
     aims = "".join(
         f"- {one['what']}: {one['value']:.3g}, {'at most' if one['at_most'] else 'at least'} "
@@ -101,6 +102,12 @@ def as_text(result: dict[str, Any]) -> str:
     if not result.get("compiled", True):
         head += f"{compiled.INTERPRETED}.\n"
     return "\n".join(part for part in (head, table(result), knee_table(result), aims) if part)
+
+
+def _turns(result: dict[str, Any]) -> str:
+    """Return how often and how long `alone` was run, which is shorter than the others and done more often."""
+    turns = {row["repeat"]: row["seconds"] for row in result["runs"] if row["scenario"] == "alone"}
+    return f"; alone: {len(turns)} turns of {max(turns.values()):g} s" if turns else ""
 
 
 def _rows(comparer: Comparer) -> list[dict[str, Any]]:

@@ -191,13 +191,11 @@ async def _alone_in_flight(backlog: Backlog, seconds: float) -> Saturation:
 
 async def _alone(url: str, contestant: Contestant, job: Job, traffic: Traffic) -> dict[str, Any]:
     """Run one batch class as fast as it goes: no pressure, so only throughput is judged."""
-    seconds = traffic.closed_s
     async with open_session() as session:
         loop = await _loop(session, url, traffic.lengths)
         backlog = _endless(loop, traffic, job, contestant.carrier, traffic.mix("alone"))
-        found = await _alone_in_flight(backlog, seconds)
+        found = await _alone_in_flight(backlog, traffic.closed_s)
     closed = {
-        "seconds": seconds,
         "qps": found.qps,
         "throughput_tps": found.output_tps,
         "goodput_rps": found.qps,

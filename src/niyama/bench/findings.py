@@ -180,12 +180,13 @@ def table(result: Mapping[str, Any]) -> str:
     for (scenario, load, policy), rows in group(result["runs"]).items():
         chunk = rows[0]["chunk"]
         cells = [scenario, f"{load:g}" if load else "", policy + (f" ({chunk})" if chunk else "")]
-        cells.append(_percent(mean_of(rows, late_all)) + _spread(spread_of(rows, late_all)))
+        cells.append(_cell(rows, late_all, ".1%"))
         for name in names:
-            cells.append(_percent(mean_of(rows, partial(_late_of, name))))
-        cells.append(_percent(mean_of(rows, lambda row: row["late_share_important"])))
-        cells.append(_number(mean_of(rows, lambda row: row["goodput_rps"]), ".2f"))
-        cells.append(_number(mean_of(rows, lambda row: row["throughput_tps"]), ".0f"))
+            mean = mean_of(rows, partial(_late_of, name))
+            cells.append("" if mean is None else f"{mean:.1%}")
+        cells.append(_cell(rows, lambda row: row["late_share_important"], ".1%"))
+        cells.append(_cell(rows, lambda row: row["goodput_rps"], ".2f"))
+        cells.append(_cell(rows, lambda row: row["throughput_tps"], ".0f"))
         if not all(row["valid"] for row in rows):
             cells[2] += " INVALID"
         lines.append("| " + " | ".join(cells) + " |")
@@ -209,13 +210,9 @@ def _late_of(name: str, row: Row) -> float | None:
     return share
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
-
-
-def _spread(spread: tuple[float, float] | None) -> str:
-    return "" if spread is None else f" ({spread[0]:.1%} to {spread[1]:.1%})"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _cell(rows: Sequence[Row], value: Callable[[Row], float | None], form: str) -> str:
+    """Return the mean over the repeats, and from where to where they go."""
+    mean, spread = mean_of(rows, value), spread_of(rows, value)
+    if mean is None:
+        return ""
+    return format(mean, form) + ("" if spread is None else f" ({spread[0]:{form}} to {spread[1]:{form}})")

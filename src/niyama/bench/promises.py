@@ -35,6 +35,9 @@ BATCH_TTLT_S, BACKGROUND_TTLT_S = 20.0, 60.0
 NUM_DECODES, DECODE_PROMPT, DECODE_TOKENS = 16, 32, 4000
 NUM_PROBES, PROBE_PROMPT, PROBE_EVERY_S, FIRST_PROBE_S = 15, 256, 0.5, 3.0
 
+RULE_TOKENS = PROBE_PROMPT + NUM_DECODES
+"""Tokens of the step that the rule measures."""
+
 LOW_SUFFIX = "-low"
 """Every class has a twin of low importance with this at the end of its name."""
 
@@ -89,7 +92,7 @@ async def measure_step_s(session: ClientSession, target: Target, vocabulary: Voc
 
     Args:
         session: From `open_session`.
-        target: A server that is idle and takes at least 272 tokens per step.
+        target: A server that is idle and takes at least `RULE_TOKENS` per step.
         vocabulary: What prompts are made of there.
 
     Raises:

@@ -34,7 +34,6 @@ TUNE, KNEE, OWN_KNEE = "tune", "knee", "own-knee"
 SEARCHED = (KNEE, OWN_KNEE)
 """Runs that only show whether a load is kept in time: they end as soon as it is not."""
 
-LOADS = (0.85, 1.0, 1.3, 1.5)
 TUNE_LOAD = 1.0
 SQUARE_LOW, SQUARE_HIGH = 0.6, 1.5
 LOW_LOAD, LOW_SHARE = 1.3, 0.2
@@ -166,10 +165,15 @@ class Traffic:
         }
 
     def run_s(self, scenario: str) -> float:
-        """Return for how long requests arrive."""
+        """Return for how long requests arrive, or how long a closed loop lasts."""
+        if scenario == "alone":
+            return self.closed_s
         if self.seconds is not None:
             return self.seconds
-        slos = [self.book.classes[name].slo for name in self.mix(scenario)]
+        occur = {*self.mix(scenario)}
+        if scenario == "backlog":
+            occur.add(self.batch)
+        slos = [self.book.classes[name].slo for name in occur]
         promises = [part for slo in slos for part in (slo.ttft_s, slo.ttlt_s) if part is not None]
         return max(MIN_RUN_S, SLO_TIMES * max(promises, default=0.0))
 

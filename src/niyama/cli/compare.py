@@ -125,6 +125,7 @@ def make_comparison(args: argparse.Namespace) -> Comparison:
     from niyama.bench.compare import Comparison
     from niyama.bench.contestants import CHUNKS, Engine, check_policies
     from niyama.bench.planned import Lengths
+    from niyama.bench.promises import RULE_TOKENS
     from niyama.bench.scenarios import SCENARIOS, Traffic, check_scenarios
     from niyama.qos import paper_book
     from niyama.workload.generate import load_lengths
@@ -134,6 +135,12 @@ def make_comparison(args: argparse.Namespace) -> Comparison:
     policies = _words(args.policies)
     scenarios = list(SCENARIOS) if args.scenario == "all" else _words(args.scenario)
     book = _book(args, is_emulated=emulation is not None)
+    chunks = CHUNKS if args.chunks is None else _whole_numbers("--chunks", args.chunks)
+    if book is None and max(chunks) < RULE_TOKENS:
+        raise UsageError(
+            f"--chunks: the largest is {max(chunks)}, but the SLO rule measures a step of {RULE_TOKENS}; "
+            f"allowed: {RULE_TOKENS} or more as the largest, or --qos FILE"
+        )
     trace = args.trace or ("azure-conv" if emulation is None else "azure-code")
     scale = args.scale_lengths or (0.25 if emulation is None else 1.0)
     try:
@@ -154,7 +161,7 @@ def make_comparison(args: argparse.Namespace) -> Comparison:
     return Comparison(
         engine=Engine(model=args.model, emulation=emulation, options=args.vllm_words),
         policies=policies,
-        chunks=CHUNKS if args.chunks is None else _whole_numbers("--chunks", args.chunks),
+        chunks=chunks,
         scenarios=scenarios,
         loads=_numbers("--load", args.load),
         wants_knee=args.knee,

@@ -114,7 +114,7 @@ class Plan:
         relegated: Requests set aside by this decision.
         restored: Requests taken back by this decision.
         slack_s: Time that the tightest decode leaves to this step; infinite when none binds.
-        is_late: The tightest decode is late whatever runs.
+        is_late: The step is predicted to take longer than that.
     """
 
     __slots__ = (

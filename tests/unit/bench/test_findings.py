@@ -90,6 +90,9 @@ def test_the_table_puts_repeats_together_with_their_spread() -> None:
     runs = [row("vllm-fcfs", late={"a": share}, repeat=n) for n, share in enumerate([0.1, 0.3])]
     line = table(result(runs)).splitlines()[-1]
     assert line.startswith("| steady | 1.3 | vllm-fcfs (512) | 20.0% (10.0% to 30.0%) | 20.0% |")
+    runs = [row("niyama", "alone", 0.0, throughput_tps=tps, repeat=n) for n, tps in enumerate([90.0, 110.0])]
+    assert table(result(runs)).splitlines()[-1].endswith("| 100 (90 to 110) |")
+    assert "1 of each; alone: 2 turns of 180 s." in as_text({**result(runs), "findings": []})
 
 
 def test_the_text_says_when_figures_do_not_count() -> None:

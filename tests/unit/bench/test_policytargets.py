@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from niyama.bench.reproduce.cases import find_traces
+from niyama.workload.generate import Shares
+from niyama.workload.tracefile import TraceRow
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
@@ -72,3 +75,13 @@ def test_the_page_lists_what_is_missed_first(tmp_path: Path) -> None:
     assert "1 of 2 targets are met." in page
     assert page.index("| missed one | <= 1.00% | 2.00% |") < page.index("met one")
     assert page.index("## A part") < page.index("| missed one | <= 1.00% | 2.00% | MISSED |")
+
+
+def test_beyond_capacity_the_largest_requests_are_shed_first() -> None:
+    rows = [(TraceRow(None, n - 1, 1), 1.0) for n in (100, 100, 100, 300)]
+    lengths = Shares(rows)
+    workload = dataclasses.replace(trial().workload(), lengths=lengths)
+    largest_beyond = module("overload").largest_beyond
+    assert largest_beyond(workload, 2.0) == pytest.approx(0.25), "the one of 300 is half of all tokens"
+    assert largest_beyond(workload, 1.2) == pytest.approx(0.25 / 3), "a third of it is a sixth of all tokens"
+    assert largest_beyond(workload, 3.0) == pytest.approx(0.5)

@@ -97,6 +97,9 @@ def test_runs_last_three_times_the_longest_promise_that_occurs() -> None:
     assert TRAFFIC.run_s(OWN_KNEE) == MIN_RUN_S
     tight = Traffic(trace="t", rows=TRAFFIC.rows, lengths=Lengths(), book=tight_book())
     assert tight.run_s("steady") == 1800.0
+    assert tight.run_s(OWN_KNEE) == MIN_RUN_S
+    assert tight.run_s("backlog") == 1800.0, "the batch class that is kept waiting occurs as well"
+    assert tight.run_s("alone") == 45.0, "nobody can be late"
     short = Traffic(trace="t", rows=TRAFFIC.rows, lengths=Lengths(), book=tight_book(), seconds=5)
     assert short.run_s("steady") == 5
 

@@ -26,6 +26,7 @@ def parsed(*argv: str) -> argparse.Namespace:
         (["--load", "0.5,none"], "--load: 'none' is out of range"),
         (["--load", ","], "--load: empty"),
         (["--chunks", "-1"], "--chunks: '-1' is out of range"),
+        (["--chunks", "128,256"], "--chunks: the largest is 256, but the SLO rule measures a step of 272"),
         (["--seconds", "0"], "--seconds: 0 is out of range"),
         (["--repeats", "0"], "--repeats: 0 is out of range"),
         (["--scale-lengths", "-2"], "--scale-lengths: -2 is out of range"),
