@@ -50,6 +50,27 @@ class Adversary(Orderless):
         )
 
 
+class Senseless(Adversary):
+    """Plans what makes no sense as well: somebody twice, no budget or less, nothing though somebody waits."""
+
+    name = "senseless"
+
+    def plan(self, now_s: float, limits: Limits) -> Plan:
+        plan, draw = super().plan(now_s, limits), self._random
+        chunks = [*plan.chunks, *draw.sample(plan.chunks, draw.randint(0, len(plan.chunks)))]
+        spares = [*plan.spares, *[chunk.request_id for chunk in chunks]]
+        if draw.random() < 0.3:
+            chunks, spares = [], []
+        budget = draw.choice((-7, 0, plan.budget))
+        held, stalled = [*plan.held, *plan.held], [*plan.stalled, *plan.stalled]
+        return Plan(budget, chunks, plan.shape, plan.predicted_s, spares=spares, held=held, stalled=stalled)
+
+
+def senseless(seed: int) -> Callable[..., BasePolicy]:
+    """Return a factory of a senseless policy, for the registry."""
+    return lambda model, *_: Senseless(model, seed)
+
+
 def adversary(seed: int) -> Callable[..., BasePolicy]:
     """Return a factory of an adversary, for the registry."""
     return lambda model, *_: Adversary(model, seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.engine.workload import prompt
 
 from niyama.engines.vllm import compat
 from niyama.engines.vllm.prefix import PrefixCache
+from niyama.settings import Settings
 
 REQUEST_ATTRIBUTES = (
     "request_id",
@@ -146,6 +148,20 @@ def test_supported_version_passes(version: str) -> None:
 def test_unreadable_version_is_refused_in_one_line(version: str) -> None:
     with pytest.raises(compat.UnsupportedVllmError, match="is not a version we can read"):
         compat.check_version(version, allow_untested=False)
+
+
+def test_engines_beside_each_other_write_logs_of_their_own() -> None:
+    from niyama.engines.vllm.factory import with_own_logs
+
+    settings = Settings(step_log="s.jsonl", decision_log=None)
+
+    def logs(**fields: int) -> tuple[str | None, str | None]:
+        config = SimpleNamespace(parallel_config=SimpleNamespace(**fields))
+        found = with_own_logs(settings, config)
+        return found.step_log, found.decision_log
+
+    assert logs() == logs(data_parallel_index=0) == ("s.jsonl", None)
+    assert logs(data_parallel_index=3) == ("s.jsonl.3", None)
 
 
 def test_scheduler_without_a_lever_is_refused_by_name() -> None:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from tests.engine.policies import faulty
+from tests.engine.policies import faulty, senseless
 from tests.engine.rig import Rig
 from tests.engine.traces import mentions, read_step_log
 from tests.engine.workload import asks
@@ -45,6 +45,19 @@ def test_one_failure_is_logged_once_and_recovered_from(
     assert scheduler("state")["fallback_steps"] == num_unplanned
     assert num_unplanned == 1
     scheduler.niyama.policy.ledger.check()
+    assert mentions(scheduler.niyama, rig.seen_ids) == []
+
+
+@pytest.mark.parametrize("pipelined", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("seed", range(4))
+def test_senseless_plans_neither_end_the_engine_nor_stop_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, seed: int, pipelined: bool
+) -> None:
+    """A policy that is wrong and does not raise."""
+    expected = rig.expected(WORKLOAD)
+    monkeypatch.setitem(POLICIES, "senseless", senseless(seed))
+    scheduler = rig.use(policy="senseless", pipelined=pipelined)
+    assert rig.run(WORKLOAD) == expected
     assert mentions(scheduler.niyama, rig.seen_ids) == []
 
 

@@ -12,11 +12,19 @@ from pathlib import Path
 from niyama.cli import UsageError
 from niyama.cli.vllm_options import VllmOptions
 from niyama.engines.vllm.compat import NEWEST, UnsupportedVllmError, parse_version
-from niyama.scheduling.registry import POLICIES
+from niyama.scheduling.registry import POLICIES, has_fixed_chunk
 from niyama.wording import listed, one_line, shown
 
 OLDEST_SERVER = (0, 28)
 """The first vLLM with endpoint plugins (vllm/plugins/endpoint_plugins/interface.py)."""
+
+_VLLM_SERVE_ONLY = (
+    "--api-server-count",
+    "--headless",
+    "--data-parallel-hybrid-lb",
+    "--data-parallel-multi-port-external-lb",
+)
+"""Read by vllm/entrypoints/cli/serve.py only, which starts API servers by them."""
 
 _INSTALL = 'pip install "niyama[cuda]" for GPUs, pip install "niyama[cpu]" for the CPU'
 _MODEL_FILES = ("config.json", "params.json")  # Hugging Face's and Mistral's formats
@@ -46,7 +54,7 @@ def check_options(options: VllmOptions, environ: Mapping[str, str] | None = None
     """Refuse vLLM options that exclude us, and warn of those that work against us.
 
     Raises:
-        UsageError: another scheduler, or the front end without Python middleware.
+        UsageError: another scheduler, the front end without Python middleware, several API servers or none.
     """
     environ = os.environ if environ is None else environ
     if "--scheduler-cls" in options:
@@ -55,6 +63,12 @@ def check_options(options: VllmOptions, environ: Mapping[str, str] | None = None
         raise UsageError(
             "VLLM_USE_RUST_FRONTEND: it has no Python middleware, QoS classes need it; allowed: 0 or unset"
         )
+    for option in _VLLM_SERVE_ONLY:
+        if option in options and (options.get(option), option) != ("1", "--api-server-count"):
+            raise UsageError(
+                f"{option}: niyama serve starts one API server, and only `vllm serve` acts on that; "
+                "allowed: `vllm serve` with the environment and options of --print-command"
+            )
     for option in options.starting_with("--max-num-queued-"):
         print(
             f"niyama: warning: {option} refuses requests whatever their class; better leave it unset",
@@ -63,7 +77,7 @@ def check_options(options: VllmOptions, environ: Mapping[str, str] | None = None
 
 
 def check_policy(name: str, chunk: int | None) -> None:
-    """Refuse an unknown policy, and a chunk that is no number of tokens.
+    """Refuse an unknown policy, and a chunk that is no number of tokens or that the policy would not use.
 
     Raises:
         UsageError: what is allowed.
@@ -72,6 +86,9 @@ def check_policy(name: str, chunk: int | None) -> None:
         raise UsageError(f"--policy: {shown(name)} is unknown; allowed: {listed(sorted(POLICIES))}")
     if chunk is not None and chunk < 1:
         raise UsageError(f"--chunk: {chunk} is not a chunk; allowed: a whole number of tokens >= 1")
+    if chunk is not None and not has_fixed_chunk(name):
+        fixed = listed([known for known in sorted(POLICIES) if has_fixed_chunk(known)])
+        raise UsageError(f"--chunk: {name} chooses its own; allowed: with --policy {fixed}")
 
 
 def check_writable(path: str, option: str = "--step-log") -> None:

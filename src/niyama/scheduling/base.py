@@ -133,8 +133,10 @@ class BasePolicy:
             if job_or_none is not None and job_or_none.phase is Phase.PREFILLING:
                 self._enqueue(job_or_none, launch.at)
         for request_id in launch.preempted:
-            if request_id in self.ledger.jobs:
-                self._enqueue(self.ledger.jobs[request_id], launch.at)
+            evicted = self.ledger.jobs.get(request_id)
+            # One that lost its KV between steps may end its prefill in this very launch.
+            if evicted is not None and evicted.phase is not Phase.DECODING:
+                self._enqueue(evicted, launch.at)
         newborn = [job.request_id for job in completed]
         num_tokens = launch.shape.num_prefill_tokens
         # Who sat out is missing from the step's time, which then says little of the usual one. Nor does

@@ -131,11 +131,17 @@ def _check_tokens(policy: BasePolicy, limits: Limits, plan: Plan) -> None:
 
 
 def _check_time(policy: BasePolicy, now_s: float, plan: Plan) -> None:
-    """The step fits the tightest slack unless the plan says that it is late; who sits out has time (L7)."""
+    """The step fits the tightest slack unless the plan says that it is late; who sits out has time (L7).
+
+    Of a policy that spares decodes a step is late only if it would be without any prefill.
+    """
     predicted_s = plan.predicted_s
     _require("L7", 0 < predicted_s < math.inf, f"predicted {predicted_s}")
     _require("L7", predicted_s == policy.model.predict_s(plan.shape), "predicted for another shape")
+    _require("L7", plan.slack_s == policy.slack_s(now_s), f"slack {plan.slack_s}")
     _require("L7", plan.is_late == (predicted_s > plan.slack_s), f"{predicted_s} in {plan.slack_s}")
+    if policy.spares_decodes and plan.chunks:
+        _require("L7", not plan.is_late, f"{plan.chunks} in {predicted_s}, slack {plan.slack_s}")
     due = dict(policy.pacer.all_due(policy.ledger.num_launches)) if plan.stalled else {}
     for i in plan.stalled:
         _require(

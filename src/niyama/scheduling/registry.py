@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from niyama.scheduling.base import BasePolicy
-from niyama.scheduling.baselines import EdfPolicy, FcfsPolicy, PriorityPolicy, SjfPolicy, SrpfPolicy
+from niyama.scheduling.baselines import (
+    EdfPolicy,
+    FcfsPolicy,
+    FixedChunkPolicy,
+    PriorityPolicy,
+    SjfPolicy,
+    SrpfPolicy,
+)
 from niyama.scheduling.deadlines import Anchor
 from niyama.scheduling.niyama import NiyamaPolicy
 from niyama.scheduling.paper import PaperPolicy
@@ -22,6 +29,12 @@ POLICIES: dict[str, PolicyFactory] = {
     "srpf": SrpfPolicy,
     "sjf": SjfPolicy,
 }
+
+
+def has_fixed_chunk(policy: str) -> bool:
+    """Whether a policy's steps are as large as it is told; False for an unknown name."""
+    factory = POLICIES.get(policy)
+    return isinstance(factory, type) and issubclass(factory, FixedChunkPolicy)
 
 
 def make_policy(

@@ -172,7 +172,7 @@ class Metrics:
             SLACK_BUCKETS_S,
         )
         self.tbt_violations = self._counter(
-            "tbt_violations", "Tokens that came after they were due", CLASS_LABELS
+            "tbt_violations", "Answers that fell behind their TBT", CLASS_LABELS
         )
         self.relegated_finished = self._counter(
             "relegated_requests_finished",

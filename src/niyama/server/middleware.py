@@ -140,6 +140,9 @@ class QosMiddleware:
         carried = read_carriers(scope["headers"], body, self.book)
         if not route.takes_xargs():
             return scope, messages, self._without_ask(path, carried)
+        if body.get("use_beam_search"):
+            # vLLM runs a beam search as requests of its own, without what this one asks for.
+            return scope, messages, self._without_ask(f"{path} with use_beam_search", carried)
         changed = _with_ask(path, body, carried)
         if changed == body:
             return scope, messages, carried
@@ -153,7 +156,7 @@ class QosMiddleware:
             return carried
         message = (
             f"This vLLM version cannot carry a QoS class, SLO or tenant on {path}; allowed here: the default "
-            f"class {default.name} and no tenant. /v1/chat/completions takes them all."
+            f"class {default.name} and no tenant. Plain /v1/chat/completions takes them all."
         )
         raise QosRequestError(message, "vllm_xargs", "invalid_qos_class")
 

@@ -99,6 +99,37 @@ class EngineLink:
         return {str(label): answer for label, answer in zip(labels, answers, strict=False)}
 
 
+class SharedState:
+    """The engines' state for many who ask at once: the engine is asked once at a time, however many they are.
+
+    Nobody gets an answer that was begun before they asked.
+    """
+
+    def __init__(self, link: EngineLink) -> None:
+        """Take the way to the engines."""
+        self._link = link
+        self._turn = asyncio.Lock()
+        self._next: asyncio.Task[dict[str, Any]] | None = None
+
+    async def ask(self) -> dict[str, Any]:
+        """Return each engine's state by its label; raises as `EngineLink.ask`."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._ask_in_turn(), name="niyama-state")
+            self._next.add_done_callback(_take_note)
+        return await asyncio.shield(self._next)
+
+    async def _ask_in_turn(self) -> dict[str, Any]:
+        async with self._turn:
+            self._next = None  # who comes from now on needs a later answer
+            return await self._link.ask("state")
+
+
+def _take_note(task: asyncio.Task[Any]) -> None:
+    """Look at how it ended: all who asked may have given up before."""
+    if not task.cancelled():
+        task.exception()
+
+
 class MetricsFeeder:
     """Drains the schedulers' telemetry into the metrics until told to stop."""
 
@@ -153,6 +184,7 @@ class NiyamaEndpoints:
     def __init__(self) -> None:
         """Start with no engine: every route answers 503 until `init_state`."""
         self._link: EngineLink | None = None
+        self._state: SharedState | None = None
         self._keys = ApiKeys()
         self._feeding: asyncio.Task[None] | None = None
 
@@ -175,6 +207,7 @@ class NiyamaEndpoints:
         if engine_client is None:
             return
         self._link = EngineLink(engine_client)
+        self._state = SharedState(self._link)
         if self._link.is_first_client:
             if getattr(args, "scheduler_cls", None) == OUR_SCHEDULER:
                 from niyama.engines.vllm.selfmeasure import measure
@@ -199,10 +232,10 @@ class NiyamaEndpoints:
                 "invalid_request_error",
                 "invalid_api_key",
             )
-        if self._link is None:
+        if self._link is None or self._state is None:
             return _refusal(503, "This server has no engine.", "server_error", "engine_unavailable")
         try:
-            states = await asyncio.wait_for(self._link.ask("state"), ANSWER_TIMEOUT_S)
+            states = await asyncio.wait_for(self._state.ask(), ANSWER_TIMEOUT_S)
         except NotNiyamaError as error:
             return _refusal(503, str(error), "server_error", "not_niyama")
         except Exception as error:

@@ -13,7 +13,7 @@ class ClassEvents(TypedDict):
 
     Attributes:
         gaps: Pairs [gap_s, count]: `count` tokens came `gap_s` after the one before.
-        tbt_violations: Tokens that came after they were due.
+        tbt_violations: Answers that fell behind their TBT, each once.
         relegated: Requests set aside.
         restored: Requests taken back.
         held: Steps, summed over requests, in which a started prefill was passed over.

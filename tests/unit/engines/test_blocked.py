@@ -73,6 +73,44 @@ def test_one_answer_per_plan_and_few_tries_for_many() -> None:
     assert 0 < sum(tries) <= 400 / MAX_SPACING_STEPS + 1
 
 
+def test_who_can_start_again_need_not_wait_in_line() -> None:
+    """Sixty-four grammars have compiled: one is tried, and as that one starts, two, four and so on."""
+    names = [f"r{number}" for number in range(64)]
+    blocked = engine(*map(request, names))
+    blocked.begin_step()
+    fail(blocked, *names)
+    waiting, tries = list(names), []
+    for _ in range(12):
+        blocked.begin_step()
+        open_ones = [name for name in waiting if name not in blocked]
+        tries.append(len(open_ones))
+        started = dict.fromkeys(open_ones, 10)
+        blocked.learn(plan(*open_ones), ran=started, put_back=(), started=(), has_room=True)
+        waiting = [name for name in waiting if name not in started]
+    assert not waiting
+    assert tries[:7] == [0, 1, 2, 4, 8, 16, 32]
+
+
+def test_tries_in_vain_among_others_make_fewer_of_them() -> None:
+    names = [f"r{number}" for number in range(8)]
+    blocked = engine(*map(request, names))
+    blocked.begin_step()
+    fail(blocked, *names)
+    blocked.begin_step()
+    for _ in range(2):
+        blocked.begin_step()
+        open_one = next(name for name in names if name not in blocked)
+        blocked.learn(plan(open_one), ran={open_one: 1}, put_back=(), started=(), has_room=True)
+        names.remove(open_one)
+    blocked.begin_step()
+    tried = [name for name in names if name not in blocked]
+    assert len(tried) == 4
+    blocked.learn(plan(*tried), ran={tried[0]: 1}, put_back=tried[1:], started=(), has_room=True)
+    names.remove(tried[0])
+    blocked.begin_step()
+    assert len([name for name in names if name not in blocked]) == 2
+
+
 def test_who_was_not_looked_at_is_not_blamed() -> None:
     blocked = engine(request("a"), request("b"), request("begun"))
     blocked.begin_step()

@@ -48,6 +48,31 @@ def test_ends_come_in_order_and_time_counts_from_the_one_before() -> None:
     assert len(flight) == 0
 
 
+@pytest.mark.parametrize(("gap_s", "started_at"), [(0.02, 1.2), (60.0, 61.2)])
+def test_a_pause_between_two_steps_is_no_part_of_the_second(gap_s: float, started_at: float) -> None:
+    """vLLM stops stepping with requests in it: `/pause?mode=keep`, an adapter swap, its last one aborted."""
+    flight = Flight(MODEL)
+    flight.begin(step(1, 1.0))
+    flight.end(1, 1.2, has_work=True)
+    flight.begin(step(2, 1.2 + gap_s))
+    ended = flight.end(2, 1.5 + gap_s, has_work=True)
+    assert ended is not None
+    assert ended.started_at == pytest.approx(started_at)
+
+
+def test_steps_that_never_end_are_given_up_once_a_later_one_does() -> None:
+    flight = Flight(MODEL)
+    for number in range(4):
+        flight.begin(step(number, float(number)))
+    assert flight.take_lost(0) == []
+    assert flight.take_lost(9) == [], "of a step that was never begun nothing is known"
+    assert [lost.output for lost in flight.take_lost(2)] == [0, 1]
+    ended = flight.end(2, 5.0, has_work=True)
+    assert ended is not None
+    assert ended.step.output == 2
+    assert len(flight) == 1
+
+
 def test_a_slow_step_is_no_device_that_is_ahead() -> None:
     """Every step takes half as long again as predicted; the planned start must not run away."""
     flight, at = Flight(MODEL), 0.0

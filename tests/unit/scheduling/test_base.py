@@ -123,6 +123,16 @@ def test_preempted_reader_is_due_when_its_next_token_was() -> None:
     assert len(answer.policy.pacer) == 0
 
 
+def test_prefill_that_is_preempted_and_ends_in_one_launch_does_not_wait_any_more() -> None:
+    """vLLM takes its KV between two steps (`reset_prefix_cache`) and computes the whole prompt at once."""
+    policy = FcfsPolicy(linear_model())
+    policy.arrive(Request("r", 0.0, Slo(), 10, 1000), 0.0)
+    policy.begin(Launch(0.0, [Prefill("r", 4, 4, 6)], BatchShape(4, 0)))
+    policy.begin(Launch(0.1, [Prefill("r", 10, 10, 0)], BatchShape(10, 0), preempted=["r"]))
+    assert policy.ledger.num_decoding == 1
+    assert [waiting.request_id for waiting in policy.in_order()] == []
+
+
 def test_depart_learns_the_length_of_finished_answers_only() -> None:
     policy = FcfsPolicy(linear_model())
     for number in range(10):

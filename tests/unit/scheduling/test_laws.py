@@ -30,7 +30,7 @@ FIELDS = [
     "slack_s",
     "is_late",
 ]
-LIMITS = Limits(token_budget=512, free_seqs=8, free_kv_tokens=10_000)
+LIMITS = Limits(token_budget=1024, free_seqs=8, free_kv_tokens=10_000)
 
 
 def busy() -> tuple[Host, NiyamaPolicy]:
@@ -54,6 +54,23 @@ def empty(plan: Plan) -> Plan:
     return changed(plan, chunks=[], spares=[], held=["held"], shape=BatchShape(0, 1, 10))
 
 
+def overspent(plan: Plan) -> Plan:
+    """Return a plan whose prefill makes the decode late, and that says so."""
+    shape = BatchShape(0, 1, plan.shape.decode_context).with_chunk(1000, 0)
+    predicted_s = linear_model().predict_s(shape)
+    assert predicted_s > plan.slack_s
+    return changed(
+        plan,
+        budget=1001,
+        chunks=[Chunk("w1", 1000)],
+        spares=[],
+        held=["held"],
+        shape=shape,
+        predicted_s=predicted_s,
+        is_late=True,
+    )
+
+
 BREACHES: dict[str, tuple[str, Callable[[Plan], Plan]]] = {
     "unknown": ("L1", lambda p: changed(p, chunks=[Chunk("nobody", 5)])),
     "decode as prefill": ("L1", lambda p: changed(p, spares=["decode"])),
@@ -70,6 +87,7 @@ BREACHES: dict[str, tuple[str, Callable[[Plan], Plan]]] = {
     "nothing": ("L3", lambda p: changed(p, chunks=[Chunk("w1", 0)])),
     "another shape": ("L3", lambda p: changed(p, shape=p.shape._replace(num_decode_tokens=2))),
     "late in silence": ("L7", lambda p: changed(p, slack_s=0.0)),
+    "late for a prefill": ("L7", overspent),
     "sits out for nothing": (
         "L7",
         lambda p: changed(

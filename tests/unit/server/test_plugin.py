@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -16,7 +17,14 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
 
-from niyama.server.plugin import EngineLink, MetricsFeeder, NiyamaEndpoints, NotNiyamaError, endpoint_plugin
+from niyama.server.plugin import (
+    EngineLink,
+    MetricsFeeder,
+    NiyamaEndpoints,
+    NotNiyamaError,
+    SharedState,
+    endpoint_plugin,
+)
 from niyama.telemetry import Telemetry
 
 CHAT_SLO = {"ttft_s": 6.0, "tbt_s": 0.05, "ttlt_s": None}
@@ -198,6 +206,32 @@ def test_second_api_process_answers_state_and_drains_nothing() -> None:
     with serving(engine) as client:
         assert client.get("/niyama/state").status_code == 200
     assert engine.asked == ["state"]
+
+
+async def test_many_who_ask_at_once_cost_the_engine_one_answer() -> None:
+    engine, may_answer = Engine(), asyncio.Event()
+    answer = engine.call_utility_async
+
+    async def answer_later(method: str, verb: str) -> object:
+        await may_answer.wait()
+        return await answer(method, verb)
+
+    engine.call_utility_async = answer_later  # type: ignore[method-assign]
+    state = SharedState(EngineLink(engine))
+    first = asyncio.create_task(state.ask())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    later = [asyncio.create_task(state.ask()) for _ in range(50)]
+    impatient = asyncio.create_task(state.ask())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    may_answer.set()
+    assert await first == (await asyncio.gather(*later))[0]
+    assert engine.asked == ["state", "state"], "theirs began after they asked"
+    engine.failures = [RuntimeError("restarting")]
+    with pytest.raises(RuntimeError, match="restarting"):
+        await state.ask()
+    assert (await state.ask())["0"]["classes"]["chat"]["queued"] == 1
 
 
 async def test_feeder_survives_an_outage_and_logs_it_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -66,6 +66,19 @@ async def test_default_class_needs_no_carrier(path: str, headers: dict[str, str]
     assert answer.headers["x-niyama-class"] == "interactive"
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/invocations"])
+async def test_beam_search_carries_nothing(path: str) -> None:
+    """vLLM computes the beams in requests of its own, which have no `extra_args`."""
+    for headers, body in ASKS:
+        backend = Backend()
+        answer = await post(backend, {**body, "use_beam_search": True}, headers, path)
+        assert (answer.status_code, backend.bodies) == (400, [])
+        assert f"on {path} with use_beam_search; allowed" in answer.json()["error"]["message"]
+        assert (await post(backend, {**body, "use_beam_search": False}, headers, path)).status_code == 200
+    answer = await post(Backend(), {"use_beam_search": True}, {}, path)
+    assert answer.headers["x-niyama-class"] == "interactive"
+
+
 @pytest.mark.parametrize("path", FORMS)
 async def test_form_is_not_read_but_its_headers_may_ask_for_nothing(path: str) -> None:
     backend = Backend()

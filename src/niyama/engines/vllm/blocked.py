@@ -18,7 +18,10 @@ MAX_PAUSE_STEPS = 32
 """Longest pause before a request is tried again, in steps."""
 
 MAX_SPACING_STEPS = 8
-"""With many such requests, at most one in so many steps is tried again: each try may be in vain."""
+"""With many such requests, at most one in so many steps is tried again while tries are in vain."""
+
+MAX_TRIES = 32
+"""While tries succeed, twice as many as before are made with a plan, up to so many."""
 
 
 class Blocked:
@@ -38,7 +41,8 @@ class Blocked:
         self._adapters: set[int] = set()
         self._step = 0
         self._pauses: dict[str, tuple[int, int]] = {}  # the step of the next try, and the pause before it
-        self._tried: str | None = None
+        self._tried: set[str] = set()
+        self._num_tries = 1
         self._next_try = 0
         self.resting: set[str] = set()
 
@@ -53,14 +57,14 @@ class Blocked:
         if request_id not in self._pauses:
             return False
         is_due = self._step >= max(self._pauses[request_id][0], self._next_try)
-        if self._tried is None and is_due:
-            self._tried = request_id
-        return self._tried != request_id
+        if is_due and len(self._tried) < self._num_tries:
+            self._tried.add(request_id)
+        return request_id not in self._tried
 
     def begin_step(self) -> None:
         """A plan is about to be made."""
         self._step += 1
-        self._tried = None
+        self._tried.clear()
         lora_config = self._scheduler.lora_config
         if lora_config is not None:
             self._max_adapters = int(lora_config.max_loras)
@@ -105,8 +109,7 @@ class Blocked:
             started: Requests that had begun before the step.
             has_room: Whether vLLM had tokens left at the end.
         """
-        if self._tried is not None:
-            self._next_try = self._step + min(MAX_SPACING_STEPS, len(self._pauses))
+        before = len(self._pauses)
         for request_id, _ in plan.chunks:
             if request_id in ran:
                 self._pauses.pop(request_id, None)
@@ -116,10 +119,23 @@ class Blocked:
                 if has_room:
                     self._pause(request_id)
                 break  # vLLM looked at nobody behind it
+        tried = [request_id for request_id, _ in plan.chunks if request_id in self._tried]
+        if tried:
+            self._space(len(tried), sum(request_id in ran for request_id in tried), before)
 
     def forget(self, request_id: str) -> None:
         """A request is gone."""
         self._pauses.pop(request_id, None)
+
+    def _space(self, num_tried: int, num_started: int, num_paused: int) -> None:
+        """Decide how many are tried next, and when: more while they start, fewer while they do not."""
+        if num_started == num_tried:
+            self._num_tries = min(MAX_TRIES, 2 * self._num_tries)
+        elif num_started:
+            self._num_tries = max(1, self._num_tries // 2)
+        else:
+            self._num_tries = 1
+            self._next_try = self._step + min(MAX_SPACING_STEPS, num_paused)
 
     def _pause(self, request_id: str) -> None:
         _, pause = self._pauses.get(request_id, (0, 0))

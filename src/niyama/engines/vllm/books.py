@@ -132,6 +132,11 @@ class Books:
         )
         return False
 
+    def recovered(self) -> None:
+        """A fresh policy is in force, which has set nobody aside."""
+        for track in self._tracks.values():
+            track.is_relegated = False
+
     def fallback(self) -> None:
         """Count a step that was left to vLLM's own order."""
         self._telemetry.fallback()

@@ -2,8 +2,8 @@
 
 Its lines are the calls of `niyama.scheduling.recording`; two more kinds are written here. `start`
 opens every engine's part with what is needed to decide the same offline: the format's version,
-the settings, the engine's limits, and one instant on both clocks. `realised` follows a launch that
-differs from its plan, with the causes. Some 30 us per step, hence on request only.
+the settings, the engine's limits, and one instant on both clocks. `realised` stands between a
+plan and a launch that differs from it, with the causes. Some 30 us per step, hence on request only.
 """
 
 from __future__ import annotations

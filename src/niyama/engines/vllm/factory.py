@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import vllm
@@ -23,7 +24,8 @@ class QosScheduling:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         compat.check_scheduler(self)
-        self.niyama = Host(self, read_settings(kwargs["vllm_config"]), vllm.__version__)
+        config = kwargs["vllm_config"]
+        self.niyama = Host(self, with_own_logs(read_settings(config), config), vllm.__version__)
 
     def add_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """Take in a request; ours hears of it before vLLM can run it."""
@@ -81,6 +83,20 @@ def read_settings(vllm_config: Any) -> Settings:
     additional = vllm_config.additional_config
     ours = additional.get("niyama") if isinstance(additional, dict) else None
     return Settings.from_env() if ours is None else Settings.from_mapping(ours)
+
+
+def with_own_logs(settings: Settings, vllm_config: Any) -> Settings:
+    """Return settings with log files of this engine's own: with data parallelism the others write, too.
+
+    Engine 0 writes the files as named, engine n FILE.n.
+    """
+    index = int(getattr(vllm_config.parallel_config, "data_parallel_index", 0))
+    if not index:
+        return settings
+    step_log, decision_log = (
+        None if path is None else f"{path}.{index}" for path in (settings.step_log, settings.decision_log)
+    )
+    return replace(settings, step_log=step_log, decision_log=decision_log)
 
 
 def make_scheduler(**kwargs: Any) -> Scheduler:

@@ -183,9 +183,10 @@ class Host:
                 self._plan, output.num_scheduled_tokens, put_back, self._prefilling, has_room=has_room
             )
         candidates = {**self._prefilling, **popped}
-        # Where nothing runs though something was planned, the engine has its own way for a step.
+        # Where nothing runs though somebody is there, the engine has its own way for a step.
         ran = bool(output.num_scheduled_tokens)
-        self._is_stuck = self._plan is not None and bool(self._plan.chunks) and not ran
+        waits = any(map(len, self._levers.queues)) or bool(self._scheduler.running)
+        self._is_stuck = self._plan is not None and waits and not ran
         if not ran and not preempted:
             self._prefilling = candidates
             return
@@ -205,7 +206,7 @@ class Host:
                 request = self._prefilling.pop(done.request_id)
                 self._decoding[done.request_id] = None
                 self._levers.begin_decode(request, self._views)
-        self._flight.begin(InFlight(id(output), launch, self._plan, time.monotonic(), self.policy))
+        self._flight.begin(InFlight(output, launch, self._plan, time.monotonic(), self.policy))
         self.books.begin(launch)
         if self._plan is not None:
             self.books.planned(self._plan, differences(self._plan, launch, self._greedy), self._views)
@@ -218,8 +219,9 @@ class Host:
             self.policy.cached(request_id, num_tokens, self._plan_starts_at)
 
     def _end(self, output: Any, runner_output: Any, now_s: float) -> None:
-        has_work = bool(self._scheduler.running or any(map(len, self._levers.queues)))
-        ended = self._flight.end(id(output), now_s, has_work=has_work)
+        for lost in self._flight.take_lost(output):
+            self._observe(lost, StepOutcome(lost.launch, now_s, now_s, is_clean=False))
+        ended = self._flight.end(output, now_s, has_work=self._scheduler.has_unfinished_requests())
         if ended is not None:
             launch = ended.step.launch
             outcome = StepOutcome(
@@ -231,10 +233,13 @@ class Host:
                 is_clean=ended.is_clean,
                 lessons=ended.lessons,
             )
-            self.books.observe(outcome, ended.step.plan, self.policy.model)
-            if not self._recovery.is_failed and ended.step.policy is self.policy:
-                self.policy.observe(outcome)
+            self._observe(ended.step, outcome)
         self._forget_finished(now_s)
+
+    def _observe(self, step: InFlight, outcome: StepOutcome) -> None:
+        self.books.observe(outcome, step.plan, self.policy.model)
+        if not self._recovery.is_failed and step.policy is self.policy:
+            self.policy.observe(outcome)
 
     def _forget_finished(self, now_s: float) -> None:
         for request_id in self._scheduler.finished_req_ids:
@@ -244,6 +249,8 @@ class Host:
             self._views.pop(request_id, None)
             self._prefilling.pop(request_id, None)
             self._decoding.pop(request_id, None)
+            # Its client's further parts count as output: what a session says of lengths is wrong.
+            is_session = request_id in self._sessions
             self._sessions.discard(request_id)
             self._blocked.forget(request_id)
             self._prefix.forget(request_id)
@@ -251,7 +258,8 @@ class Host:
                 finished = is_whole(request)
                 is_probe = self.books.end(request_id, now_s, aborted=not finished)
                 if not self._recovery.is_failed:
-                    self.policy.depart(request_id, now_s, finished=finished and not is_probe)
+                    has_length = finished and not is_probe and not is_session
+                    self.policy.depart(request_id, now_s, finished=has_length)
             except Exception:
                 self._recovery.fail("depart")
 
@@ -297,6 +305,7 @@ class Host:
             self._recovery.failed_again()
             return
         self.policy = policy
+        self.books.recovered()
         self._recovery.recovered()
 
     def _all_started(self) -> list[Prefill]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from niyama.latency.overlap import Lesson, Overlap
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.policy import BatchShape, LatencyModel, Launch, Plan
 
+PAUSE_S: Final = 0.1
+"""An engine that launches nothing for so long after a step was not at work: paused, asleep, or without a
+request for a moment. vLLM does not tell its scheduler."""
+
 
 class InFlight(NamedTuple):
-    """A step that has been launched."""
+    """A step that has been launched; `output` is vLLM's SchedulerOutput, which tells the steps apart."""
 
-    output_id: int
+    output: Any
     launch: Launch
     plan: Plan | None
     launched_at: float
@@ -73,21 +77,32 @@ class Flight:
         """The launch of the last step is over."""
         self._launch_over_at = now_s
 
-    def end(self, output_id: int, now_s: float, *, has_work: bool) -> Ended | None:
+    def take_lost(self, output: Any) -> list[InFlight]:
+        """Remove and return the steps ahead of this one: an engine that recovered from a fault drops them."""
+        if not any(step.output is output for step in self._steps):
+            return []
+        lost: list[InFlight] = []
+        while self._steps[0].output is not output:
+            lost.append(self._steps.popleft())
+            self._overlap.forget()
+        return lost
+
+    def end(self, output: Any, now_s: float, *, has_work: bool) -> Ended | None:
         """Take note of a step's end.
 
         Args:
-            output_id: Of vLLM's scheduler output.
+            output: vLLM's scheduler output.
             now_s: The end.
             has_work: Whether the engine goes on without a pause.
 
         Returns:
             The step; None if it is not the first in flight.
         """
-        if not self._steps or self._steps[0].output_id != output_id:
+        if not self._steps or self._steps[0].output is not output:
             return None
         step = self._steps.popleft()
-        started_at = self._ended_at if self._had_work else max(step.launched_at, self._ended_at)
+        went_on = self._had_work and step.launched_at - self._ended_at <= PAUSE_S
+        started_at = self._ended_at if went_on else max(step.launched_at, self._ended_at)
         shape = step.launch.shape
         is_clean = shape.num_prefill_tokens + shape.num_decode_tokens > 0
         lessons = None

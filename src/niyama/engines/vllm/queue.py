@@ -38,7 +38,8 @@ class PlannedQueue(RequestQueue):
             self._planned = None
         else:
             held = self._requests
-            self._planned = deque(held[i] for i in request_ids if i in held)
+            # Once each: vLLM would take the second one for another request.
+            self._planned = deque(held[i] for i in dict.fromkeys(request_ids) if i in held)
 
     def add_request(self, request: Request) -> None:
         """Add a request at the back."""

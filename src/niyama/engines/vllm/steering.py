@@ -66,7 +66,9 @@ class Levers:
         if greedy is not None:
             budget -= plan.chunks[-1].num_tokens
             held = [*held, order.pop()]
-        scheduler.max_num_scheduled_tokens = min(budget, self._full_budget) or self._full_budget
+        # No plan may end the engine: vLLM dies of a budget that decodes or chunks exceed.
+        usable = min(budget, self._full_budget)
+        scheduler.max_num_scheduled_tokens = usable if usable > 0 else self._full_budget
         for request in self._passed_over(held, plan.stalled, prefilling, requests):
             # With pipeline parallelism vLLM itself may make a decode wait for longer.
             wait_until = scheduler.current_step + 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ logger = logging.getLogger(__name__)
 
 
 class Lines:
-    """Appends JSON lines to a file; a full disk ends the log, not the engine."""
+    """Appends JSON lines to a file; a full disk ends the log, not the engine.
+
+    The rest of a line that an earlier engine left half written keeps a line of its own.
+    """
 
     def __init__(self, path: str, name: str) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._name = name
+        self._before = "\n" if _is_torn(path) else ""
         self._file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  (lives as long as the engine)
 
     def write_line(self, line: Mapping[str, Any]) -> None:
@@ -26,7 +31,8 @@ class Lines:
         if self._file.closed:
             return
         try:
-            self._file.write(json.dumps(line) + "\n")
+            self._file.write(f"{self._before}{json.dumps(line)}\n")
+            self._before = ""
         except (OSError, ValueError) as error:
             logger.error("Niyama: the %s ends here: %s", self._name, error)
             self._file.close()
@@ -34,6 +40,21 @@ class Lines:
     def close(self) -> None:
         """End the log."""
         self._file.close()
+
+
+def _is_torn(path: str) -> bool:
+    """Whether a file ends amid a line, as one does whose writer was killed."""
+    try:
+        if not Path(path).is_file():
+            return False
+        with open(path, "rb") as file:
+            if not file.seek(0, os.SEEK_END):
+                return False
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    except OSError:
+        # What may only be appended to cannot be looked at.
+        return False
 
 
 class StepLog(Lines):
