@@ -35,8 +35,10 @@ def _slo(request: Planned, qos_class: QosClass) -> Carried:
     slo = qos_class.slo
     names = ("x-llm-d-slo-ttft-ms", "x-llm-d-slo-tpot-ms", "x-niyama-ttlt-ms")
     parts = zip(names, (slo.ttft_s, slo.tbt_s, slo.ttlt_s), strict=True)
-    headers = {name: f"{part * 1000:.3f}" for name, part in parts if part is not None}
-    return Carried({**headers, **_tenant(request)}, {})
+    numbers = {name: f"{part * 1000:.3f}" for name, part in parts if part is not None}
+    # Numbers alone ask for the server's default class: for its importance, and for each of its parts
+    # that they do not replace. Which class that is, no server tells.
+    return Carried({**_header(request, qos_class).headers, **numbers}, {})
 
 
 def _tenant(request: Planned) -> dict[str, str]:
@@ -78,9 +80,9 @@ def make_carrier(name: str, book: QosBook, classes: Iterable[str] | None = None)
     """Return the function that makes a request ask for its class.
 
     Args:
-        name: `xargs` (body `vllm_xargs`), `header` (`x-niyama-class`), `slo` (the class's numbers in
-            headers), `objective` (llm-d's header), `service-tier`, `priority` (vLLM's own number), or
-            `none`.
+        name: `xargs` (body `vllm_xargs`), `header` (`x-niyama-class`), `slo` (the same, and the class's
+            numbers in headers), `objective` (llm-d's header), `service-tier`, `priority` (vLLM's own
+            number), or `none`.
         book: The classes and the operator's maps.
         classes: Names of those that requests will ask for; None for all.
 

@@ -3,7 +3,8 @@
 A closed loop keeps so many requests in flight for so long. Output tokens per second
 over the workload's mean output length is the rate; the first third is not counted, because
 prefills come first there. Tokens are counted as they come, so requests
-that straddle the ends of the window bias nothing.
+that straddle the ends of the window bias nothing. Where answers may end before the length that was
+asked for, the mean is that of what is served.
 """
 
 from __future__ import annotations
@@ -121,8 +122,20 @@ class Backlog:
         if not num_tokens:
             raise ClientError(f"no token came in {seconds:g} s; allowed: more time with --saturation-seconds")
         output_tps = num_tokens / (seconds - warm_s)
-        qps = output_tps / self._plan.mean_output_tokens
+        qps = output_tps / self._mean_output_tokens(warm_s, seconds)
         return Saturation(qps, output_tps, num_in_flight, seconds, self._flight)
+
+    def _mean_output_tokens(self, begin_s: float, end_s: float) -> float:
+        """Return the mean length served: the planned one, times the share of it that came.
+
+        The share is that of the answers that ended whole in the window, 1 where lengths are forced or
+        nothing ended. Their own mean would be the planned one only as far as chance drew them so.
+        """
+        ended = [r for r in self._sent if r.is_whole and begin_s <= (r.finished_at or 0.0) < end_s]
+        planned = self._plan.mean_output_tokens
+        if not ended:
+            return planned
+        return planned * (sum(len(r.token_at) for r in ended) / sum(r.num_output_tokens for r in ended))
 
     def _endless(self, maker: PromptMaker) -> Iterator[Call]:
         for number in itertools.count():

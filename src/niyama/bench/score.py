@@ -160,6 +160,7 @@ def score(records: Sequence[Record], book: QosBook, criterion: Criterion, wall_s
         "tbt_s": _by_class(whole, lambda r: [b - a for a, b in pairwise(r.token_at)]),
         "ttlt_s": _by_class(whole, lambda r: [r.token_at[-1] - r.due_at]),
         "lengths": _lengths(whole),
+        "served_class_off_share": _class_off_share(whole),
     }
 
 
@@ -232,6 +233,12 @@ def _lengths(whole: Sequence[Record]) -> dict[str, Any]:
         "prompt_off_share": off / len(counted) if counted else None,
         "output_off_share": other / len(whole) if whole else None,
     }
+
+
+def _class_off_share(whole: Sequence[Record]) -> float | None:
+    """Return the share of answers of another class than asked; None if no answer told its class."""
+    told = [record for record in whole if record.served_class is not None]
+    return sum(record.served_class != record.qos_class for record in told) / len(told) if told else None
 
 
 def _mean(values: Iterable[int]) -> float | None:

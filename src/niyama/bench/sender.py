@@ -20,6 +20,9 @@ from niyama.wording import one_line
 if TYPE_CHECKING:
     from aiohttp import ClientSession
 
+CONNECT_LIMIT_S = 60.0
+"""A connection that is not made within this time has failed."""
+
 IDLE_CONNECTION_S = 2.0
 """Connections are used again only within this time: servers close idle ones (uvicorn after 5 s), and a
 request that crosses the closing is lost."""
@@ -47,7 +50,7 @@ def open_session() -> ClientSession:
         read_bufsize=2**20,
         auto_decompress=False,
         skip_auto_headers=["User-Agent", "Accept-Encoding"],
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=60.0),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT_S),
     )
 
 
@@ -128,15 +131,18 @@ class Sender:
         stream = AnswerStream(is_counted=self._target.is_counted)
         record.token_at = stream.token_at  # the same list: whoever looks on sees what has come
         limit_s = self._answer_limit_s
+        limit = asyncio.timeout(min(limit_s, call.leave_after_s or limit_s))
         try:
-            async with asyncio.timeout(min(limit_s, call.leave_after_s or limit_s)):
+            async with limit:
                 await self._exchange(call, stream)
-        except TimeoutError:
-            record.has_left = call.leave_after_s is not None and call.leave_after_s <= limit_s
-            if not record.has_left:
-                record.error = f"no end of the answer within {limit_s:g} s"
         except self._failures as error:
-            record.error = one_line(f"{type(error).__name__}: {error}")[:300]
+            # Not every TimeoutError is ours: aiohttp's, of a connection that was not made, is one too.
+            if not (isinstance(error, TimeoutError) and limit.expired()):
+                record.error = one_line(f"{type(error).__name__}: {error}")[:300]
+            elif call.leave_after_s is not None and call.leave_after_s <= limit_s:
+                record.has_left = True
+            else:
+                record.error = f"no end of the answer within {limit_s:g} s"
         record.finished_at = self.now_s()
         record.num_prompt_tokens_served = stream.num_prompt_tokens
         if stream.token_at:

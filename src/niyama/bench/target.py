@@ -19,6 +19,8 @@ Endpoint = Literal["completions", "chat"]
 ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
 
 _PROBE_LIMIT_S = 60.0
+_NOT_OURS = "not_niyama"
+"""Code of the refusal by `niyama.server.plugin` in front of another scheduler."""
 
 
 class TargetError(RuntimeError):
@@ -108,7 +110,8 @@ async def find_target(
     are left out, all together.
 
     Raises:
-        TargetError: nobody answers, the key is wrong, the model is not served, or a plain request fails.
+        TargetError: nobody answers, the key is wrong, the model is not served, a plain request fails, or
+            the server has Niyama's pages and cannot answer them now.
     """
     url = url.rstrip("/").removesuffix("/v1")
     headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
@@ -176,26 +179,56 @@ def error_text(data: bytes) -> str:
         body = json.loads(data)
     except ValueError:
         return one_line(data.decode("utf-8", "replace"))[:300]
+    return _message(body)
+
+
+def _message(body: object) -> str:
     return message_of(body.get("error", body) if isinstance(body, dict) else body)
 
 
 async def _look(session: ClientSession, url: str, headers: Mapping[str, str]) -> _Look:
     look = _Look()
     status, models = await get_json(session, f"{url}/v1/models", headers)
-    if status in (401, 403):
-        raise TargetError(f"{url}: HTTP {status}; allowed: the server's key with --api-key")
+    _check_key(url, status)
     if isinstance(models, dict) and isinstance(models.get("data"), list):
         look.models = [entry for entry in models["data"] if isinstance(entry, dict)]
     _, version = await get_json(session, f"{url}/version", headers)
     if isinstance(version, dict) and isinstance(version.get("version"), str):
         look.vllm_version = version["version"]
-    status, state = await get_json(session, f"{url}/niyama/state", headers)
-    if status == 200 and isinstance(state, dict):
+    state = await _get_own(session, f"{url}/niyama/state", headers)
+    if isinstance(state, dict):
         engines = [engine for engine in state.get("engines", {}).values() if isinstance(engine, dict)]
         look.policy = str(engines[0].get("policy")) if engines else None
     status, _ = await get_json(session, f"{url}/tokenize", headers, {"prompt": "a"})
     look.has_tokenize = status == 200
     return look
+
+
+def _check_key(url: str, status: int) -> None:
+    if status in (401, 403):
+        raise TargetError(f"{url}: HTTP {status}; allowed: the server's key with --api-key")
+
+
+async def _get_own(session: ClientSession, url: str, headers: Mapping[str, str]) -> Any:
+    """Return the JSON of one of Niyama's own pages; None of a server with another scheduler.
+
+    A server of ours that is too busy to answer must not be taken for another one: it would get no
+    classes and be judged by other promises.
+
+    Raises:
+        TargetError: nobody answers, or neither the page nor a no comes.
+    """
+    status, answer = await get_json(session, url, headers)
+    if status == 200:
+        return answer
+    error = answer.get("error") if isinstance(answer, dict) else None
+    is_other = status == 503 and isinstance(error, dict) and error.get("code") == _NOT_OURS
+    if status == 404 or is_other:
+        return None
+    _check_key(url, status)
+    said = "" if answer is None else f": {_message(answer)}"
+    allowed = "200 of a server with Niyama's scheduler, 404 of any other"
+    raise TargetError(one_line(f"{url}: HTTP {status}{said}; allowed: {allowed}"))
 
 
 async def find_book(session: ClientSession, url: str, api_key: str | None) -> QosBook | None:
@@ -204,12 +237,12 @@ async def find_book(session: ClientSession, url: str, api_key: str | None) -> Qo
     The server does not tell its maps and its default class: those of the book are not the server's.
 
     Raises:
-        TargetError: nobody answers.
+        TargetError: nobody answers, the key is wrong, or the server cannot say now.
     """
     url = url.rstrip("/").removesuffix("/v1")
     headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
-    status, answer = await get_json(session, f"{url}/niyama/classes", headers)
-    if status != 200 or not isinstance(answer, dict) or not answer.get("classes"):
+    answer = await _get_own(session, f"{url}/niyama/classes", headers)
+    if not isinstance(answer, dict) or not answer.get("classes"):
         return None
     classes = {
         entry["name"]: QosClass(entry["name"], Slo(**entry["slo"]), Importance[entry["importance"].upper()])

@@ -96,6 +96,7 @@ class SseServer:
         script: How completions are answered.
         is_vllm: Whether it has `/version`, `/tokenize` and vLLM's options.
         classes: What `/niyama/classes` says; None for 404.
+        refusal: Status and body of `/niyama/...`, in place of the classes; None to refuse nothing.
         key: The API key that it wants.
         seen: Bodies of the completions, in order of arrival.
         seen_headers: Their headers.
@@ -106,6 +107,7 @@ class SseServer:
     script: Script = answer_fully
     is_vllm: bool = True
     classes: list[dict[str, Any]] | None = None
+    refusal: tuple[int, object] | None = None
     key: str | None = None
     metrics: str = ""
     seen: list[dict[str, Any]] = field(default_factory=list)
@@ -140,6 +142,8 @@ class SseServer:
             await reply.refuse(200, {"data": [{"id": "tiny", **length}]})
         elif path == "/metrics" and self.metrics:
             await reply.refuse(200, self.metrics.encode())
+        elif path.startswith("/niyama/") and self.refusal is not None:
+            await reply.refuse(*self.refusal)
         elif path == "/niyama/classes" and self.classes is not None:
             await reply.refuse(200, {"classes": self.classes})
         elif path == "/niyama/state" and self.classes is not None:

@@ -48,6 +48,14 @@ def test_our_own_server_reads_the_numbers(qos_class: str) -> None:
     assert all(part == wanted for part, wanted in parts if wanted is not None)
 
 
+@pytest.mark.parametrize("qos_class", list(BOOK.classes))
+def test_numbers_bring_their_class_so_that_nothing_of_the_default_class_is_left(qos_class: str) -> None:
+    carried = make_carrier("slo", BOOK)(request(qos_class))
+    headers = [(name.encode(), value.encode()) for name, value in carried.headers.items()]
+    ask = read_carriers(headers, {}, BOOK).ask
+    assert (ask.qos_class, ask.slo) == (BOOK.classes[qos_class], BOOK.classes[qos_class].slo)
+
+
 def test_priorities_follow_importance_then_reading_then_the_promise() -> None:
     assert priorities(BOOK) == {"search": 0, "chat": 1, "flex": 2, "night": 3}
     assert make_carrier("priority", BOOK)(request("flex")).body == {"priority": 2}

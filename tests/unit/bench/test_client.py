@@ -11,7 +11,8 @@ from tests.unit.bench.sseserver import Reply, sse_server
 from niyama.bench.client import Flight, Rules, run_async
 from niyama.bench.score import client_figures
 from niyama.bench.sender import open_session
-from niyama.bench.target import Endpoint, TargetError, find_target
+from niyama.bench.target import Endpoint, Target, TargetError, find_book, find_target
+from niyama.qos import QosBook
 
 
 @pytest.mark.parametrize("endpoint", ["completions", "chat"])
@@ -146,3 +147,52 @@ def test_nobody_there_is_one_line() -> None:
     with pytest.raises(TargetError, match=r"127\.0\.0\.1:9") as failure:
         run_async(work())
     assert "\n" not in str(failure.value)
+
+
+def look(url: str) -> Target:
+    async def work() -> Target:
+        async with open_session() as session:
+            return await find_target(session, url, model=None, endpoint="completions", api_key=None)
+
+    return run_async(work())
+
+
+def ask_for_classes(url: str) -> QosBook | None:
+    async def work() -> QosBook | None:
+        async with open_session() as session:
+            return await find_book(session, url, None)
+
+    return run_async(work())
+
+
+@pytest.mark.parametrize(
+    "refusal", [None, (503, {"error": {"message": "Not Niyama's.", "code": "not_niyama"}}), (200, [])]
+)
+def test_a_server_with_another_scheduler_has_neither_policy_nor_classes(
+    refusal: tuple[int, object] | None,
+) -> None:
+    with sse_server(refusal=refusal) as server:
+        assert look(server.url).policy is None
+        assert ask_for_classes(server.url) is None
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (
+            (503, {"error": {"message": "The engine did not answer.", "code": "engine_unavailable"}}),
+            "HTTP 503: The engine did not answer.; allowed: 200 of a server with Niyama's scheduler",
+        ),
+        ((502, b"<h1>oops</h1>"), "HTTP 502; allowed: 200"),
+        ((503, {"error": "overloaded"}), "HTTP 503: overloaded; allowed: 200"),
+        ((401, {"error": {"message": "no key"}}), "HTTP 401; allowed: the server's key with --api-key"),
+    ],
+)
+def test_a_server_of_ours_that_cannot_answer_is_not_measured_as_another_one(
+    refusal: tuple[int, object], said: str
+) -> None:
+    with sse_server(refusal=refusal) as server:
+        for ask, page in ((look, "state"), (ask_for_classes, "classes")):
+            with pytest.raises(TargetError) as failure:
+                ask(server.url)
+            assert str(failure.value).startswith(f"{server.url}/niyama/{page}: {said}")

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 from tests.unit.bench.flying import SLACK, fly, planned
 from tests.unit.bench.sseserver import Reply, answer_fully, sse_server
 
-from niyama.bench.client import Rules
+from niyama.bench.carriers import make_carrier
+from niyama.bench.client import Rules, run_async
 from niyama.bench.records import Record
 from niyama.bench.score import client_figures
+from niyama.bench.sender import Sender, open_session
+from niyama.bench.target import Target
+from niyama.qos import paper_book
 
 
 async def refuse(reply: Reply) -> None:
@@ -83,6 +89,31 @@ def test_no_answer_in_time_is_an_error() -> None:
         (record,) = fly(server, planned(1), rules=replace(SLACK, answer_limit_s=0.3)).records
     assert record.error == "no end of the answer within 0.3 s"
     assert len(record.token_at) == 1
+
+
+@pytest.mark.parametrize("leave_after_s", [None, 20.0])
+def test_a_connection_that_cannot_be_made_has_failed(
+    leave_after_s: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("niyama.bench.sender.CONNECT_LIMIT_S", 0.2)
+
+    async def work(url: str) -> Record:
+        async with open_session() as session:
+            sender = Sender(session, Target(url=url, model="m"), make_carrier("none", paper_book()))
+            call = sender.prepare(replace(planned(1)[0], leave_after_s=leave_after_s), "hi")
+            await sender.send(call)
+            return call.record
+
+    # A full queue of connections that nobody accepts: the kernel answers no further one.
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as waiting:
+        for _ in range(4):
+            caller = waiting.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(full.getsockname())
+        record = run_async(work(f"http://127.0.0.1:{full.getsockname()[1]}"))
+    assert record.error is not None
+    assert record.error.startswith("ConnectionTimeoutError: Connection timeout to host http://127.0.0.1")
+    assert not record.has_left
 
 
 def test_who_leaves_is_no_error_and_the_server_sees_it() -> None:

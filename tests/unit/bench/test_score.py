@@ -154,6 +154,19 @@ def test_lengths_that_were_not_kept_are_counted() -> None:
     assert lengths["prompt_off_share"] == lengths["output_off_share"] == 0.5
 
 
+def test_answers_of_another_class_than_asked_are_counted() -> None:
+    def off_share(*answers: Record) -> float | None:
+        share: float | None = score(answers, BOOK, "strict", 2.0)["served_class_off_share"]
+        return share
+
+    silent, right = record("chat", [1.0]), record("chat", [1.0], served_class="chat")
+    wrong = record("batch", [1.0], served_class="chat")
+    failed = record("batch", [], served_class="chat", error="HTTP 500: oops")
+    assert off_share(silent, failed) is None
+    assert off_share(silent, right, failed) == 0.0
+    assert off_share(silent, right, wrong, failed) == 0.5
+
+
 def test_percentiles_are_values_that_occurred() -> None:
     found = percentiles([float(n) for n in range(1, 101)])
     assert found == {"mean": 50.5, "p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
