@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from niyama.bench.decisions import FORMAT, DecisionLogError, parse_calls
+from niyama.bench.decisions import FORMAT, DecisionLogError, parse_calls, parts_of
 from niyama.bench.delays import fit_overheads
 from niyama.bench.recordedrun import RecordedRun, RunError, load_run
 from niyama.bench.serverlog import ServerLog, Step
@@ -31,7 +31,8 @@ class Source:
         name: File or folder, for people.
         samples: Clean steps, in order; of a run, those while its requests were in.
         run: The whole run, if client records are there.
-        engine: The server's limits, if its log says them.
+        engine: The server's limits, if its log says them; of several servers, those of the one with the
+            most steps.
     """
 
     name: str
@@ -48,21 +49,16 @@ def load_source(path: Path) -> Source:
     """
     if path.is_dir():
         run = load_run(path)
-        return Source(
-            path.name, clean_steps(run.steps), run, run.log.start["engine"] if run.log.start else {}
-        )
+        return Source(path.name, clean_steps(run.steps), run, run.log.engine)
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except OSError as error:
         raise RunError(one_line(f"{path}: cannot be read: {error.strerror}")) from None
     except UnicodeDecodeError:
         raise RunError(f"{path}: not UTF-8 text; give a run's folder, a step log or a decision log") from None
-    if lines and f'"{FORMAT}"' in lines[0]:
-        try:
-            log = ServerLog.of(parse_calls(lines, str(path)))
-        except DecisionLogError as error:
-            raise RunError(str(error)) from None
-        return Source(path.name, clean_steps(log.steps), None, log.start["engine"] if log.start else {})
+    # Not the first line alone: it may be torn.
+    if any(f'"{FORMAT}"' in line for line in lines):
+        return _of_decision_log(lines, path)
     return Source(path.name, list(_step_log_samples(lines, str(path))))
 
 
@@ -134,8 +130,18 @@ def describe(calibration: Calibration) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _of_decision_log(lines: Sequence[str], path: Path) -> Source:
+    """Return the steps of all servers that wrote to a log. Raises RunError naming the line."""
+    try:
+        logs = [ServerLog.of(part) for part in parts_of(parse_calls(lines, str(path)))]
+    except DecisionLogError as error:
+        raise RunError(str(error)) from None
+    samples = [sample for log in logs for sample in clean_steps(log.steps)]
+    return Source(path.name, samples, None, max(logs, key=lambda log: len(log.steps)).engine)
+
+
 def _step_log_samples(lines: Sequence[str], name: str) -> Iterator[Sample]:
-    """Yield the clean steps of a step log. Raises RunError naming the line."""
+    """Yield the clean steps of a step log; a torn last line is left out. Raises RunError naming the line."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -144,6 +150,8 @@ def _step_log_samples(lines: Sequence[str], name: str) -> Iterator[Sample]:
             shape = BatchShape(*(step[key] for key in BatchShape._fields))
             duration_s = float(step["duration_s"])
         except (ValueError, KeyError, TypeError) as error:
+            if number > 1 and isinstance(error, json.JSONDecodeError) and not line.endswith("\n"):
+                return
             reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
             raise RunError(one_line(f"{name}:{number}: {shown(line.strip())}: no step: {reason}")) from None
         if step.get("is_clean", True) and duration_s > 0:

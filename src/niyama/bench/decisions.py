@@ -31,7 +31,10 @@ class DecisionLogError(ValueError):
 
 
 def read_calls(path: Path) -> Iterator[Call]:
-    """Yield the calls of a log in their order; a torn last line, of a killed engine, is left out.
+    """Yield the calls of a log in their order.
+
+    A killed engine leaves a line that is cut off. It is left out where an engine's part of the log ends:
+    as the last line, without a newline, and directly before a `start`.
 
     Raises:
         DecisionLogError: it does not begin with a `start` of a known version, or a line is no call.
@@ -42,24 +45,10 @@ def read_calls(path: Path) -> Iterator[Call]:
 
 
 def parse_calls(lines: Iterable[str], name: str) -> Iterator[Call]:
-    """Yield the calls in the lines of a log. Raises DecisionLogError, see `read_calls`."""
+    """Yield the calls in the lines of a log; blank ones pass. Raises DecisionLogError, see `read_calls`."""
     is_started = False
-    for number, line in enumerate(lines, start=1):
-        where = f"{name}:{number}"
-        try:
-            call = json.loads(line)
-        except ValueError as error:
-            if not line.endswith("\n"):
-                return
-            raise DecisionLogError(f"{where}: not JSON: {error}") from None
-        kind = call.get("call") if isinstance(call, dict) else None
-        if kind not in _FIELDS:
-            raise DecisionLogError(
-                f"{where}: {shown(call)}: a line is an object with `call`, one of {_known()}"
-            )
-        missing = [key for key in _FIELDS[kind] if key not in call]
-        if missing:
-            raise DecisionLogError(f"{where}: {missing[0]}: missing in a call {kind!r}")
+    for where, call in _objects(lines, name):
+        kind = _kind(call, where)
         if kind == "start":
             _check_version(call, where)
             is_started = True
@@ -68,6 +57,54 @@ def parse_calls(lines: Iterable[str], name: str) -> Iterator[Call]:
         yield call
     if not is_started:
         raise DecisionLogError(f"{name}: empty; give the file that a server wrote with --decision-log")
+
+
+def parts_of(calls: Iterable[Call]) -> list[list[Call]]:
+    """Return the calls of each server that wrote to a log, in turn: each begins with its `start`.
+
+    A log is appended to, and a server that is started again has other limits, clocks and policy.
+    """
+    parts: list[list[Call]] = []
+    for call in calls:
+        if call["call"] == "start" or not parts:
+            parts.append([])
+        parts[-1].append(call)
+    return parts
+
+
+def _objects(lines: Iterable[str], name: str) -> Iterator[tuple[str, Any]]:
+    """Yield what each line holds, and where it is; what a killed engine left half written is left out."""
+    torn: DecisionLogError | None = None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{name}:{number}"
+        try:
+            held = json.loads(line)
+        except ValueError as error:
+            if torn is not None:
+                raise torn from None
+            if not line.endswith("\n"):
+                return
+            torn = DecisionLogError(f"{where}: not JSON: {error}")
+            continue
+        if torn is not None and not (isinstance(held, dict) and held.get("call") == "start"):
+            raise torn
+        torn = None
+        yield where, held
+    if torn is not None:
+        raise torn
+
+
+def _kind(call: Any, where: str) -> str:
+    """Return which call a line holds. Raises DecisionLogError if it is none, or not whole."""
+    kind = call.get("call") if isinstance(call, dict) else None
+    if kind not in _FIELDS:
+        raise DecisionLogError(f"{where}: {shown(call)}: a line is an object with `call`, one of {_known()}")
+    missing = [key for key in _FIELDS[kind] if key not in call]
+    if missing:
+        raise DecisionLogError(f"{where}: {missing[0]}: missing in a call {kind!r}")
+    return str(kind)
 
 
 def _check_version(start: dict[str, Any], where: str) -> None:

@@ -87,6 +87,8 @@ class _Again:
             case "start":
                 self._settings = Settings.from_mapping(call["settings"])
                 self._model = self._given_model or OnlineModel()
+                self._policy, self._has_plan = None, False
+                self._in_flight.clear()
             case "fresh":
                 settings = self._settings
                 self._policy = make_policy(settings.policy, self._model, settings.pacing, settings.chunk)

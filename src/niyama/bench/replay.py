@@ -81,7 +81,7 @@ def replay(
         "error": errors(real, mean),
         "own_speed": None if speed is None else speed.to_mapping(),
         "steps_against_profile": errors_by_regime(calibration.step, clean_steps(run.steps)),
-        "realised_otherwise_by_cause": dict(sorted(run.log.causes.items())),
+        "realised_otherwise_by_cause": dict(sorted(run.causes.items())),
     }
     return Replayed(report, measured, answers[0])
 
@@ -155,6 +155,7 @@ def _values(answers: Iterable[Judged], metric: str) -> list[float]:
 def _percentiles(values: Sequence[float]) -> dict[str, float | None]:
     if not values:
         return {f"p{percent}": None for percent in PERCENTILES}
+    # Interpolated, unlike a run's own figures: a jump between neighbours is no error of the twin.
     found = np.percentile(np.array(values, dtype=float), PERCENTILES)
     return {f"p{percent}": float(value) for percent, value in zip(PERCENTILES, found, strict=True)}
 

@@ -6,8 +6,8 @@ computed from a log is computed in the same way for both.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -68,18 +68,21 @@ class Seen:
 class ServerLog:
     """Gathers an engine's calls; `take` may be given to `Recorded` as it is.
 
+    Of a log that several servers wrote to it takes the part of one (`niyama.bench.decisions.parts_of`).
+
     Attributes:
         start: The `start` line, None without one.
         steps: In the order of their ends.
         requests: By id.
-        causes: Launches that differ from their plan, by cause.
+        otherwise: For each launch that differs from its plan, when it was planned, and the causes.
     """
 
     def __init__(self) -> None:
         self.start: dict[str, Any] | None = None
         self.steps: list[Step] = []
         self.requests: dict[str, Seen] = {}
-        self.causes: Counter[str] = Counter()
+        self.otherwise: list[tuple[float, Mapping[str, int]]] = []
+        self._planned_at = 0.0
         self._in_flight: deque[Launch] = deque()
         self._paused: set[str] = set()
 
@@ -103,6 +106,7 @@ class ServerLog:
                 request = request_from_mapping(call["request"])
                 self.requests.setdefault(request.request_id, Seen(request, call["now_s"]))
             case "plan" if call["plan"] is not None:
+                self._planned_at = call["now_s"]
                 self._relegate(call["plan"]["relegated"])
             case "begin":
                 self._begin(launch_from_mapping(call))
@@ -111,14 +115,19 @@ class ServerLog:
             case "depart":
                 self._depart(call["request_id"], call["now_s"])
             case "realised":
-                self.causes.update(call["causes"])
+                self.otherwise.append((self._planned_at, call["causes"]))
             case _:
                 pass
 
     @property
+    def engine(self) -> dict[str, Any]:
+        """The engine's limits as its `start` has them; empty without one."""
+        return {} if self.start is None else dict(self.start["engine"])
+
+    @property
     def is_async(self) -> bool:
         """Whether a step is scheduled while another runs."""
-        return self.start is not None and bool(self.start["engine"].get("is_async"))
+        return bool(self.engine.get("is_async"))
 
     def _relegate(self, request_ids: Iterable[str]) -> None:
         for request_id in request_ids:

@@ -133,6 +133,7 @@ def twin_of(run: RecordedRun, calibration: Calibration, seed: int, speed: Machin
             num_kv_tokens=engine["num_kv_tokens"],
             max_num_seqs=engine["max_num_seqs"],
             max_num_batched_tokens=engine["max_num_batched_tokens"],
+            block_tokens=engine["block_tokens"],
         )
     except KeyError as error:
         raise RunError(f"{run.name}: engine: {error.args[0]}: missing in the decision log") from None

@@ -64,12 +64,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _parity_alone(args: argparse.Namespace) -> int:
-    from niyama.bench.decisions import read_calls
-    from niyama.bench.recordedrun import find_decisions
+    from niyama.bench.recordedrun import recorded_calls
     from niyama.bench.replayreport import describe_parity
 
-    path = Path(args.recorded)
-    parity = _parity(read_calls(find_decisions(path) if path.is_dir() else path))
+    parity = _parity(recorded_calls(Path(args.recorded)))
     _put_out(args, {"parity": parity}, describe_parity(parity))
     return int(parity["plans_different"] > 0)
 

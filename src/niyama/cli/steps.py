@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_steps(log: TextIO, name: str) -> Iterator[dict[str, Any]]:
-    """Yield the steps of a log; blank lines pass, unknown keys too.
+    """Yield the steps of a log; blank lines pass, unknown keys too, and a torn last line of a killed server.
 
     Raises:
         StepLogError: A line is not a JSON object, or a number in it is missing or not a finite number >= 0.
@@ -99,6 +99,8 @@ def read_steps(log: TextIO, name: str) -> Iterator[dict[str, Any]]:
         try:
             step = json.loads(line)
         except ValueError as error:
+            if not line.endswith("\n"):
+                return
             raise StepLogError(f"{name}:{number}: not JSON: {error}") from None
         if not isinstance(step, dict):
             raise StepLogError(f"{name}:{number}: {shown(step)}: a step is a JSON object")

@@ -9,7 +9,6 @@ from niyama.scheduling.laws import LawBroken, check_kv, check_plan, check_state,
 from niyama.scheduling.limits import Limits
 from niyama.scheduling.policy import LatencyModel, Launch, Plan, Request, StepOutcome
 from niyama.scheduling.promises import Promises, Verdict
-from niyama.sim.kv import num_blocks_for
 from niyama.sim.live import ReplicaLimits
 from niyama.sim.replica import Replica
 from niyama.sim.verdicts import Served
@@ -82,6 +81,7 @@ class CheckedPolicy:
         if set(ledger.jobs) != set(replica.live):
             raise LawBroken(f"L1: in the policy {sorted(ledger.jobs)}, in the engine {sorted(replica.live)}")
         blocks: list[int] = []
+        num_blocks_for = replica.kv.num_blocks_for
         for request_id, live in replica.live.items():
             is_decoding = live.first_step >= 0
             emitted = live.num_emitted + (number - live.first_step if is_decoding else 0)

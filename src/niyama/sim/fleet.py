@@ -15,7 +15,6 @@ from niyama.scheduling import routing
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.policy import Request
 from niyama.sim.checked import CheckedPolicy
-from niyama.sim.kv import BLOCK_TOKENS
 from niyama.sim.replica import Replica
 from niyama.workload.generate import Arrival
 
@@ -84,7 +83,7 @@ def report(replica: Replica, now_s: float) -> routing.Report:
         now_s,
         replica.now_s,
         replica.limits.max_num_seqs - replica.num_running,
-        replica.kv.free * BLOCK_TOKENS,
+        replica.kv.num_free_tokens,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from niyama.compiled import mypyc_attr
 from niyama.scheduling.policy import Request
+from niyama.sim.kv import BLOCK_TOKENS
 
 Role = Literal["both", "prefill", "decode"]
 
@@ -23,16 +24,18 @@ class ReplicaLimits:
         max_num_batched_tokens: Most tokens of one step.
         role: "prefill" ends every request with its first token; "decode" gets requests whose
             prompt is computed elsewhere, all but its last token.
+        block_tokens: Tokens of a block of KV; blocks are whole, a remainder of `num_kv_tokens` is no use.
     """
 
     num_kv_tokens: int = 425_000
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
     role: Role = "both"
+    block_tokens: int = BLOCK_TOKENS
 
     def __post_init__(self) -> None:
         """Raise ValueError for a limit that no engine has."""
-        for name in ("num_kv_tokens", "max_num_seqs", "max_num_batched_tokens"):
+        for name in ("num_kv_tokens", "max_num_seqs", "max_num_batched_tokens", "block_tokens"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name}: {value!r} is not allowed; give a whole number >= 1")

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from niyama.scheduling.policy import BatchShape, Launch, Plan, Prefill
-from niyama.sim.kv import BLOCK_TOKENS, num_blocks_for
 from niyama.sim.live import Live
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class Squeeze:
             live = replica.live[request_id]
             if self._preempted or live.is_running:
                 continue
-            if num_blocks_for(live.num_to_compute) > replica.kv.free:
+            if replica.kv.num_blocks_for(live.num_to_compute) > replica.kv.free:
                 break
             self._prefill(live, num_tokens)
         stalled = [request_id for request_id in plan.stalled if request_id in replica.stalled]
@@ -70,13 +69,14 @@ class Squeeze:
         return [*decoding, *[live for live in prefills if live.is_running]]
 
     def _num_blocks_needed(self, live: Live) -> int:
+        kv = self._replica.kv
         if live.first_step >= 0:
-            return int(live.num_kv_tokens(self._number) % BLOCK_TOKENS == 0)
+            return int(live.num_kv_tokens(self._number) % kv.block_tokens == 0)
         if live.request_id in self._replica.stalled:
             num_tokens = int(live.request_id not in self._plan.stalled)
         else:
             num_tokens = self._chunks.get(live.request_id, 0)
-        return num_blocks_for(live.computed + num_tokens) - live.num_blocks
+        return kv.num_blocks_for(live.computed + num_tokens) - live.num_blocks
 
     def _serve(self, live: Live, num_blocks: int) -> None:
         """Run a request whose blocks are free."""

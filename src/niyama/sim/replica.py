@@ -16,7 +16,7 @@ from dataclasses import replace
 from niyama.compiled import mypyc_attr
 from niyama.scheduling.limits import Limits
 from niyama.scheduling.policy import LatencyModel, Launch, Plan, Policy, Prefill, StepOutcome
-from niyama.sim.kv import BLOCK_TOKENS, KvPool, num_blocks_for
+from niyama.sim.kv import KvPool
 from niyama.sim.live import Gaps, Live, ReplicaLimits
 from niyama.sim.pressure import Squeeze
 from niyama.sim.verdicts import Served, worst_lag_s
@@ -50,7 +50,7 @@ class Replica:
         self.profile = profile
         self.limits = limits
         self.now_s = 0.0
-        self.kv = KvPool(limits.num_kv_tokens // BLOCK_TOKENS)
+        self.kv = KvPool(limits.num_kv_tokens // limits.block_tokens, limits.block_tokens)
         self.live: dict[str, Live] = {}
         self.ended_at = array("d")
         self.gaps: defaultdict[str, Gaps] = defaultdict(Gaps)
@@ -71,10 +71,11 @@ class Replica:
         """
         request, num_output = self.as_served(arrival)
         num_tokens = request.num_prompt_tokens + num_output
-        if num_blocks_for(num_tokens) > self.kv.num_blocks:
+        num_blocks = self.kv.num_blocks_for(num_tokens)
+        if num_blocks > self.kv.num_blocks:
             raise ValueError(
                 f"num_kv_tokens: {self.limits.num_kv_tokens} cannot hold request {request.request_id} with "
-                f"{num_tokens} tokens; allowed: at least that many"
+                f"{num_tokens} tokens; allowed: at least {num_blocks * self.kv.block_tokens}"
             )
         if not self.live:
             self.now_s = max(self.now_s, request.arrived_at)
@@ -146,7 +147,7 @@ class Replica:
             self._count_waiting(live, -1)
             live.computed = live.num_cached
         live.computed += num_tokens
-        num_blocks = num_blocks_for(live.computed)
+        num_blocks = self.kv.num_blocks_for(live.computed)
         self.kv.free -= num_blocks - live.num_blocks
         live.num_blocks = num_blocks
         return Prefill(
@@ -175,7 +176,7 @@ class Replica:
         """Let a stalled request emit a token in step `number`; a block for it is free."""
         del self.stalled[live.request_id]
         live.computed += 1
-        num_blocks = num_blocks_for(live.computed)
+        num_blocks = self.kv.num_blocks_for(live.computed)
         self.kv.free -= num_blocks - live.num_blocks
         live.num_blocks = num_blocks
         self._begin_stretch(live, number)
@@ -194,7 +195,7 @@ class Replica:
         return Limits(
             limits.max_num_batched_tokens,
             limits.max_num_seqs - self.num_running,
-            self.kv.free * BLOCK_TOKENS,
+            self.kv.num_free_tokens,
         )
 
     def _launch(self, plan: Plan, number: int) -> Launch:
@@ -212,7 +213,7 @@ class Replica:
         for request_id, num_tokens in plan.chunks:
             live = self.live[request_id]
             computed = live.computed if live.is_running else live.num_cached
-            num_blocks += num_blocks_for(computed + num_tokens) - live.num_blocks
+            num_blocks += self.kv.num_blocks_for(computed + num_tokens) - live.num_blocks
         return num_blocks
 
     def _emit_first(self, live: Live, number: int) -> None:
@@ -247,7 +248,7 @@ class Replica:
         self.kv.leave(first + 1, live.computed)
         live.num_emitted += last - first + 1
         live.computed += last - first
-        live.num_blocks = num_blocks_for(live.computed)
+        live.num_blocks = self.kv.num_blocks_for(live.computed)
         live.last_at = self.ended_at[last]
         live.first_step = -1
 

@@ -68,7 +68,7 @@ def start(policy: str = "niyama", limits: ReplicaLimits = LIMITS) -> Call:
     """Return a log's first call."""
     engine = {
         "num_kv_tokens": limits.num_kv_tokens,
-        "block_tokens": 16,
+        "block_tokens": limits.block_tokens,
         "max_num_seqs": limits.max_num_seqs,
         "max_num_batched_tokens": limits.max_num_batched_tokens,
         "is_async": False,
@@ -90,12 +90,17 @@ def header(seed: int = 0) -> Header:
     )
 
 
-def record(requests: Sequence[Arrival], policy: str = "niyama", truth: StepTime = TRUTH) -> RecordedRun:
+def record(
+    requests: Sequence[Arrival],
+    policy: str = "niyama",
+    truth: StepTime = TRUTH,
+    limits: ReplicaLimits = LIMITS,
+) -> RecordedRun:
     """Serve requests in the simulator, whose clients see every token at its step's end."""
-    calls: list[Call] = [start(policy)]
+    calls: list[Call] = [start(policy, limits)]
     served: list[Served] = []
     recorded = Recorded(make_policy(policy, OnlineModel()), calls.append)
-    engine = Replica(recorded, Calibration("truth", truth).profile(), LIMITS, served.append)
+    engine = Replica(recorded, Calibration("truth", truth).profile(), limits, served.append)
     for arrival in requests:
         while engine.live and engine.now_s < arrival.request.arrived_at:
             engine.step()

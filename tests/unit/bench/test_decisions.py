@@ -7,16 +7,20 @@ from typing import Any
 import pytest
 from tests.unit.bench.recorded import arrivals, record, start
 
-from niyama.bench.decisions import DecisionLogError, parse_calls, read_calls
+from niyama.bench.decisions import DecisionLogError, parse_calls, parts_of, read_calls
 from niyama.bench.serverlog import ServerLog
+from niyama.engines.vllm.decisionlog import DecisionLog
+from niyama.engines.vllm.steplog import StepLog
 from niyama.latency import OnlineModel
 from niyama.qos import Importance, Slo
 from niyama.scheduling.policy import Request
 from niyama.scheduling.recording import request_from_mapping, request_to_mapping, tell
 from niyama.scheduling.registry import make_policy
+from niyama.settings import Settings
 
 FRESH = json.dumps({"call": "fresh"}) + "\n"
 START = json.dumps(start()) + "\n"
+TORN = '{"call": "plan", "now'
 
 
 @pytest.mark.parametrize(
@@ -31,6 +35,12 @@ START = json.dumps(start()) + "\n"
             "version 7 is unknown; allowed: 'niyama-decisions'",
         ),
         ([START, '{"call": "depart", "now_s": 1.0}\n'], "log:2: request_id: missing in a call 'depart'"),
+        # Torn is what was cut off where a server ended, and nothing else.
+        ([START, TORN + "\n", FRESH], "log:2: not JSON: "),
+        ([START, TORN + "\n", TORN + "\n", START], "log:2: not JSON: "),
+        ([START, TORN + "\n"], "log:2: not JSON: "),
+        ([START, '{"call": "depart"}\n', START], "log:2: now_s: missing in a call 'depart'"),
+        ([TORN], "log: empty; give the file that a server wrote"),
     ],
 )
 def test_what_is_no_log_is_refused_in_one_line(lines: list[str], message: str) -> None:
@@ -44,6 +54,30 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     log = tmp_path / "decisions.jsonl"
     log.write_text(START + FRESH + '{"call": "plan", "now')
     assert [call["call"] for call in read_calls(log)] == ["start", "fresh"]
+
+
+@pytest.mark.parametrize("ends", [TORN, "", TORN + "\n", "\n\n"], ids=["torn", "whole", "ended", "blank"])
+def test_a_server_appends_to_what_a_killed_one_left(tmp_path: Path, ends: str) -> None:
+    log = tmp_path / "decisions.jsonl"
+    DecisionLog(str(log), Settings(), {"block_tokens": 16}).close()
+    with log.open("a") as file:
+        file.write(FRESH + ends)
+    DecisionLog(str(log), Settings(), {"block_tokens": 128}).close()
+    calls = list(read_calls(log))
+    assert [call["call"] for call in calls] == ["start", "fresh", "start"]
+    assert [part[0]["engine"]["block_tokens"] for part in parts_of(calls)] == [16, 128]
+
+
+def test_a_step_log_goes_on_in_a_line_of_its_own(tmp_path: Path) -> None:
+    log = tmp_path / "steps.jsonl"
+    for _ in range(2):
+        steps = StepLog(str(log))
+        steps.write_line({"at": 1.0})
+        steps.write_line({"at": 2.0})
+        steps.close()
+        with log.open("a") as file:
+            file.write('{"at"')
+    assert log.read_text() == '{"at": 1.0}\n{"at": 2.0}\n{"at"\n{"at": 1.0}\n{"at": 2.0}\n{"at"'
 
 
 def test_a_request_keeps_every_field() -> None:

@@ -49,6 +49,17 @@ def test_learned_durations_are_part_of_what_decides() -> None:
     assert found.num_same < found.num_plans / 2
 
 
+def test_servers_of_one_log_are_each_made_again_from_their_own_start() -> None:
+    """The first is killed between a plan and its launch."""
+    one, other = record(arrivals(40, 9.0), "edf").calls, record(arrivals(40, 9.0)).calls
+    plan = [n for n, call in enumerate(one) if call["call"] == "plan"][-1]
+    vllms_own = {**next(call for call in other if call["call"] == "begin"), "prefills": []}
+    found = check_parity([*one[: plan + 1], *other[:2], vllms_own])
+    assert (found.num_plans, found.num_same) == (found.num_steps, found.num_plans)
+    assert found.num_unplanned == 1
+    assert check_parity([*one[: plan + 1], *other]).num_same > found.num_same
+
+
 def test_causes_and_unplanned_steps_are_counted() -> None:
     calls = list(record(arrivals(30, 9.0)).calls)
     plan = next(n for n, call in enumerate(calls) if call["call"] == "plan")

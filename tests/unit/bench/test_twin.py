@@ -22,6 +22,7 @@ from niyama.latency.stepfit import REGIMES, Sample, fit_steps
 from niyama.scheduling.policy import BatchShape
 from niyama.scheduling.recording import Recorded
 from niyama.scheduling.registry import make_policy
+from niyama.sim.live import ReplicaLimits
 
 
 def leaves(figures: object) -> list[float]:
@@ -204,6 +205,36 @@ def test_a_client_elsewhere_is_placed_by_the_wall_clock() -> None:
     wrong = dataclasses.replace(elsewhere, started_at=7e8)
     with pytest.raises(RunError, match="the clocks of client and server disagree"):
         join("wrong", wrong, run.records, run.calls)
+
+
+def test_machines_booted_one_after_the_other_are_placed_by_the_wall_clock() -> None:
+    """The client's monotonic clock is 200 s behind the server's, so every request would seem to take long."""
+    run = record(arrivals(20, 5.0))
+    later = dataclasses.replace(run.header, started_monotonic=-200.0)
+    assert join("later", later, run.records, run.calls).begins_at == 0.0
+    near = dataclasses.replace(run.header, started_at=run.header.started_at + 0.3)
+    assert join("near", near, run.records, run.calls).begins_at == 0.0, "one machine, by its monotonic clock"
+
+
+def test_a_clock_that_says_nothing_gives_way_to_the_other() -> None:
+    run = record(arrivals(20, 5.0))
+    reset = [{**run.calls[0], "wall_at": 5e8 - 50.0}, *run.calls[1:]]
+    assert join("reset", run.header, run.records, reset).begins_at == 0.0, "the wall clock was set meanwhile"
+    assert join("no start", run.header, run.records, run.calls[1:]).begins_at == 0.0
+
+
+def test_a_twin_has_blocks_of_the_size_of_its_server() -> None:
+    """KV is short, so whom there is room for depends on the size of a block."""
+    limits = ReplicaLimits(num_kv_tokens=5120, max_num_seqs=64, max_num_batched_tokens=1024, block_tokens=256)
+    run = record(arrivals(120, 8.0), limits=limits)
+    calibration = Calibration("truth", TRUTH)
+    measured = {record.id: record.token_at for record in run.records}
+    assert twin_of(run, calibration, seed=0).token_at == measured
+    run.calls[0]["engine"]["block_tokens"] = 16
+    assert twin_of(run, calibration, seed=0).token_at != measured
+    del run.calls[0]["engine"]["block_tokens"]
+    with pytest.raises(RunError, match="simulated: engine: block_tokens: missing in the decision log"):
+        twin_of(run, calibration, seed=0)
 
 
 def test_figures_of_no_steps_have_no_chunks() -> None:

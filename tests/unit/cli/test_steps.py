@@ -105,6 +105,12 @@ def test_steps_bad_line_is_one_error_with_file_and_line(
     assert error.count("\n") == 1
 
 
+def test_steps_torn_last_line_is_left_out(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log.write_text(log.read_text() + json.dumps(_step())[:20])
+    assert _run(str(log), "--json", "-") == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 4
+
+
 def test_steps_missing_file_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(str(tmp_path / "nowhere.jsonl")) == 2
     assert capsys.readouterr().err == f"{tmp_path / 'nowhere.jsonl'}: No such file or directory\n"

@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.unit.bench.recorded import arrivals, record, save
+from tests.unit.bench.recorded import LIMITS, arrivals, record, save, start
 
 from niyama.cli import main
 from niyama.emulation import Emulation, EmulationError
+from niyama.sim.live import ReplicaLimits
+
+LIMITS_OF_LAST = ReplicaLimits(num_kv_tokens=30_000, max_num_seqs=32, max_num_batched_tokens=512)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,48 @@ def test_step_logs_alone_give_step_times(tmp_path: Path, capsys: pytest.CaptureF
     assert (saved["name"], saved["overheads"]) == ("flat", None)
     assert saved["errors"]["all"]["mean_abs_error_share"] < 0.01
     assert "DELAY" not in capsys.readouterr().out
+
+
+def test_a_step_log_may_end_torn_and_nowhere_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, line = (
+        tmp_path / "steps.jsonl",
+        '{{"duration_s": {}, "num_prefill_tokens": 0, "num_decode_tokens": {}, ',
+    )
+    line += '"decode_context": 9, "prefill_context": 0, "attention_pairs": 0}}\n'
+    steps = [line.format(0.01 + 1e-4 * n, n) for n in range(1, 80)]
+    words = ["calibrate", str(log), "--out", str(tmp_path / "p.json")]
+    log.write_text("".join([*steps, steps[0][:20]]))
+    assert main(words) == 0
+    for bad in (["{}"], [steps[0][:20] + "\n"], [steps[0][:20] + "\n", steps[0]]):
+        log.write_text("".join([*steps, *bad]))
+        assert main(words) == 2
+        assert f"{log}:80: " in capsys.readouterr().err
+
+
+def test_a_log_of_several_servers_is_taken_apart(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Parity of a run is that of its server, and of a log that of all; the last server did nothing."""
+    other, last = record(arrivals(30, 8.0), "edf"), start("edf", LIMITS_OF_LAST)
+    foreign = "".join(json.dumps(call) + "\n" for call in other.calls).replace("cmpl-nb01-", "cmpl-nb00-")
+    own = (folder / "decisions.jsonl").read_text()
+    both = save(record(arrivals(80, 8.0)), tmp_path / "both")
+    log = both / "decisions.jsonl"
+    log.write_text('{"call": "start", "for\n' + foreign + own + '{"call": "pl\n' + json.dumps(last) + "\n")
+    found = {}
+    for name, recorded in (("alone", folder), ("run", both), ("log", log), ("other", tmp_path / "o.jsonl")):
+        (tmp_path / "o.jsonl").write_text(foreign)
+        assert main(["replay", str(recorded), "--parity", "--json", str(tmp_path / "r.json")]) == 0
+        found[name] = json.loads((tmp_path / "r.json").read_text())["parity"]
+    assert found["run"] == found["alone"]
+    assert found["log"]["plans"] == found["run"]["plans"] + found["other"]["plans"]
+    profile = tmp_path / "p.json"
+    for recorded in (both, log):
+        assert main(["calibrate", str(recorded), "--out", str(profile)]) == 0
+        assert json.loads(profile.read_text())["engine"]["num_kv_tokens"] == LIMITS.num_kv_tokens
+    words = ["--profile", str(profile), "--repeats", "1", "--json", str(tmp_path / "r.json")]
+    assert main(["replay", str(both), *words]) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["parity"] == found["run"]
 
 
 def test_one_profile_writes_the_same_bytes_again(folder: Path, tmp_path: Path) -> None:

@@ -35,12 +35,20 @@ class Engine:
     """A checked replica, and what it served, launched and planned."""
 
     def __init__(
-        self, policy: str = "fcfs", chunk: int = 8, blocks: int = 100, seqs: int = 8, role: Role = "both"
+        self,
+        policy: str = "fcfs",
+        chunk: int = 8,
+        blocks: int = 100,
+        seqs: int = 8,
+        role: Role = "both",
+        block_tokens: int = 16,
     ):
         self.served: dict[str, Served] = {}
         self.launches: list[Launch] = []
         self.stalls: dict[int, list[str]] = {}
-        limits = ReplicaLimits(num_kv_tokens=16 * blocks, max_num_seqs=seqs, role=role)
+        limits = ReplicaLimits(
+            num_kv_tokens=block_tokens * blocks, max_num_seqs=seqs, role=role, block_tokens=block_tokens
+        )
         checked = CheckedPolicy(make_policy(policy, model(), chunk=chunk))
         self.replica = CheckedReplica(checked, model(), limits, self._keep)
         self._plan, self._begin = checked.plan, checked.begin
@@ -127,6 +135,22 @@ def test_gap_that_preemption_makes_is_a_gap_between_tokens() -> None:
     assert gap_s > STEP_S
 
 
+@pytest.mark.parametrize("block_tokens", [4, 16, 128])
+def test_blocks_of_any_size_are_short_when_the_last_one_is_taken(block_tokens: int) -> None:
+    """Both prompts leave a token of their block; the first to need another block takes it from the second."""
+    engine = Engine(chunk=2 * block_tokens, blocks=2, block_tokens=block_tokens)
+    engine.run([arrival("a", block_tokens - 1, 4), arrival("b", block_tokens - 1, 4, at=0.1)])
+    assert engine.replica.num_preemptions == 1
+    assert {name: served.num_tokens for name, served in engine.served.items()} == {"a": 4, "b": 4}
+    assert engine.replica.kv.free == 2
+
+
+@pytest.mark.parametrize("name", ["num_kv_tokens", "block_tokens"])
+def test_limits_that_no_engine_has_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: 0 is not allowed; give a whole number >= 1"):
+        ReplicaLimits(**{name: 0})  # type: ignore[arg-type]
+
+
 def test_waiting_request_without_room_for_its_prompt_does_not_start() -> None:
     engine = Engine(chunk=64, blocks=3)
     engine.run([arrival("a", 20, 4), arrival("b", 30, 1, at=0.1)])
@@ -145,6 +169,10 @@ def test_no_more_requests_run_than_there_are_places() -> None:
 def test_request_that_can_never_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="num_kv_tokens: 32 cannot hold request a with 41 tokens"):
         Engine(blocks=2).run([arrival("a", 40, 1)])
+    with pytest.raises(
+        ValueError, match=r"256 cannot hold request a with 270 tokens; allowed: at least 384$"
+    ):
+        Engine(blocks=2, block_tokens=128).run([arrival("a", 269, 1)])
 
 
 def test_prefill_node_ends_a_request_with_its_first_token() -> None:
