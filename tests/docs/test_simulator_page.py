@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    niyama (.*)$", PAGE, re.MULTILINE)
 SHORT = {
-    "simulate": "--requests 30",
+    "simulate": "--hours 0.002",
     "capacity": "--requests 30 --resolution 2 --policies edf",
     "plan": "--requests 60 --policies edf --policy edf --sample 1",
 }

@@ -21,6 +21,8 @@ from niyama.bench.servermetrics import server_figures, settled_counters
 from niyama.bench.target import Endpoint, Target, find_target
 from niyama.sim.verdicts import Criterion
 from niyama.workload.generate import Workload
+from niyama.workload.runlength import longest_slo_s as longest_slo_s
+from niyama.workload.runlength import occurring, period_of
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -80,6 +82,10 @@ class Spec:
     saturation_in_flight: int = 128
     said: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
+    def asked_s(self, qps: float) -> float:
+        """Return for how long requests are to arrive at a rate above 0, seconds."""
+        return (self.seconds or 0.0) if self.num_requests is None else self.num_requests / qps
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -113,19 +119,6 @@ async def measure(spec: Spec, *, tell: Tell | None = None, progress: Progress | 
         await bench.warm_up(tell)
         saturation = None if spec.load is None else await bench.saturate(tell)
         return await bench.run(saturation, tell, progress)
-
-
-def occurring(workload: Workload) -> list[str]:
-    """Return the classes that requests of a workload can have, in the order of the book."""
-    drawn = {name for name, share in workload.class_shares.items() if share > 0}
-    named = {row.qos_class for row in workload.lengths if row.qos_class}
-    return [name for name in workload.book.classes if name in drawn | named]
-
-
-def longest_slo_s(workload: Workload) -> float | None:
-    """Return the longest TTFT or TTLT that is promised to a class that occurs, seconds."""
-    slos = [workload.book.classes[name].slo for name in occurring(workload)]
-    return max((part for slo in slos for part in (slo.ttft_s, slo.ttlt_s) if part is not None), default=None)
 
 
 class _Bench:
@@ -243,6 +236,8 @@ class _Bench:
             "requests": len(plan.requests),
             "arrivals_s": plan.last_due_at,
             "longest_slo_s": longest_slo_s(spec.workload),
+            "asked_s": spec.asked_s(qps),
+            "period_s": period_of(spec.workload),
             "class_shares": spec.workload.class_shares,
             "carrier": self.carrier,
             "scale_lengths": lengths.scale,

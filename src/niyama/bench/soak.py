@@ -7,21 +7,20 @@ as a failure of the policy, so it shows as a step that took the fall-back path.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from niyama import demo_model
 from niyama.bench.soakclient import Crowd
-from niyama.bench.soakreport import Memory, accounts, broken_state, leftovers, unaccounted
-from niyama.bench.soakserver import OPTIONS, SoakServer, SoakServerError, resident_mib, soak_server
+from niyama.bench.soakreport import accounts, leftovers, unaccounted
+from niyama.bench.soakserver import OPTIONS, SoakServer, SoakServerError, soak_server
 from niyama.bench.soakshots import BOOK, FIRST_WORD, Shot, is_burst, shots
+from niyama.bench.soakwatch import Watch, until_lost, watching
 
 LOAD = 0.6
 """Share of what the server sustains that comes outside the bursts, when the rate is not given."""
@@ -29,8 +28,14 @@ LOAD = 0.6
 NUM_BACKLOG = 60
 """Requests of the backlog by which that is measured; the first such backlog only warms up."""
 
-POLL_S = 5.0
-"""Time between two looks at the state page."""
+COUNTERS = {
+    "relegated": "niyama_relegated_total",
+    "restored": "niyama_restored_total",
+    "held_steps": "niyama_held_prefill_steps_total",
+    "requests": "niyama_requests_total",
+    "fallback_steps": "niyama_fallback_steps_total",
+}
+"""What is counted, and the metric that counts it."""
 
 SETTLE_LIMIT_S = 60.0
 """When all clients have gone, the engine is empty and the metrics are fed within this time."""
@@ -57,49 +62,24 @@ class Soak:
     log: Path
 
 
-@dataclass(slots=True)
-class Watch:
-    """Looks at the server while it serves: memory often, the state now and then."""
+class Seen(NamedTuple):
+    """The server at one moment.
 
-    server: SoakServer
-    period_s: float
-    memory: dict[int, Memory] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    num_polls: int = 0
+    Attributes:
+        state: Its state page.
+        counts: Its counters since it started, by what is counted; empty if they could not be had.
+    """
 
-    def sample(self, at_s: float) -> None:
-        """Note the memory of every process."""
-        for pid, role in self.server.processes().items():
-            mib = resident_mib(pid)
-            if mib is not None:
-                self.memory.setdefault(pid, Memory(role, pid)).samples.append((at_s, mib))
-
-    def poll(self) -> None:
-        """Look at the state page; a bad one is noted, and so is none."""
-        self.num_polls += 1
-        try:
-            found = broken_state(self.server.state())
-        except (SoakServerError, KeyError, ValueError) as error:
-            found = [str(error)]
-        self.problems += [f"state: {problem}" for problem in found if len(self.problems) < 5]
-
-    def run(self, start: float, is_over: threading.Event, show: Callable[[float], None]) -> None:
-        """Look until told to stop; `start` is an instant of the monotonic clock."""
-        next_poll = start
-        while not is_over.wait(self.period_s):
-            now = time.monotonic()
-            self.sample(now - start)
-            show(now - start)
-            if now >= next_poll:
-                self.poll()
-                next_poll = now + POLL_S
+    state: Mapping[str, Any]
+    counts: Mapping[str, float]
 
 
 def soak(task: Soak, progress: Progress) -> dict[str, Any]:
     """Start a server, load it, and return what was found; `problems` is empty if nothing is wrong.
 
     Raises:
-        SoakServerError: the server does not start or stops answering.
+        SoakServerError: the server does not start, or stops answering before the clients come. Later that
+            is a problem of the result, which has all that was seen until then.
     """
     with TemporaryDirectory(prefix="niyama-soak-") as folder:
         qos = Path(folder) / "qos.yaml"
@@ -116,7 +96,7 @@ def _soak(task: Soak, server: SoakServer, progress: Progress) -> dict[str, Any]:
     settled = _settle(server)
     qps = task.qps or LOAD * saturation_qps
     sentinel = _sentinel(server, model)
-    before, seconds = server.state(), 60.0 * task.minutes
+    before, seconds = _look(server, server.state()), 60.0 * task.minutes
     crowd, watch = Crowd(server.url), Watch(server, period_s=min(5.0, max(0.5, seconds / 600)))
 
     def show(at_s: float) -> None:
@@ -125,14 +105,14 @@ def _soak(task: Soak, server: SoakServer, progress: Progress) -> dict[str, Any]:
         so_far = f"{at_s / 60:.1f} of {task.minutes:g} min{burst}"
         progress(f"{so_far}, {crowd.num_open} clients in, {num_gone:,} gone")
 
-    with _watching(watch, show):
-        asyncio.run(crowd.run(shots(task.seed, qps, seconds, model)))
-    after = _settle(server)
-    result = _figures(server, crowd, before, after, watch)
+    with watching(watch, show):
+        asyncio.run(until_lost(crowd.run(shots(task.seed, qps, seconds, model)), watch))
+    after, wrong = _afterwards(server, model, sentinel, watch)
+    result = _figures(server, crowd, before, after or Seen(watch.state or before.state, {}), watch)
     problems = [f"before the soak: {problem}" for problem in leftovers(settled)]
-    problems += _problems(server, crowd, result, after, watch)
-    if _sentinel(server, model) != sentinel:
-        problems.append("the same greedy request is answered otherwise after the soak than before it")
+    problems += wrong + _problems(server, crowd, result, watch)
+    if after is not None:
+        problems += _accounts_wrong(crowd, result, after)
     return {
         "minutes": task.minutes,
         "seed": task.seed,
@@ -145,24 +125,43 @@ def _soak(task: Soak, server: SoakServer, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _figures(
-    server: SoakServer, crowd: Crowd, before: Mapping[str, Any], after: Mapping[str, Any], watch: Watch
-) -> dict[str, Any]:
-    realised = {cause: count - before["realised"].get(cause, 0) for cause, count in after["realised"].items()}
+def _look(server: SoakServer, state: Mapping[str, Any]) -> Seen:
+    """Return the server's counters beside its state. Raises SoakServerError if they cannot be had."""
+    return Seen(state, {name: server.metric(metric) for name, metric in COUNTERS.items()})
+
+
+def _afterwards(server: SoakServer, model: str, sentinel: str, watch: Watch) -> tuple[Seen | None, list[str]]:
+    """Return the server when all clients are gone, None if it cannot be seen, and what is wrong with it."""
+    after: Seen | None = None
+    lost = watch.lost
+    if lost is None:
+        try:
+            after = _look(server, _settle(server))
+            if _sentinel(server, model) == sentinel:
+                return after, []
+            return after, ["the same greedy request is answered otherwise after the soak than before it"]
+        except SoakServerError as error:
+            lost = f"{server.ending() or error}; when the clients had gone"
+    return after, [f"the server was lost: {lost}"]
+
+
+def _figures(server: SoakServer, crowd: Crowd, before: Seen, after: Seen, watch: Watch) -> dict[str, Any]:
+    """Return what happened between two looks; None for what the second one could not tell."""
+    was, is_now = before.state, after.state
+    realised = {cause: count - was["realised"].get(cause, 0) for cause, count in is_now["realised"].items()}
+    counted = {name: round(count - before.counts[name]) for name, count in after.counts.items()}
     return {
-        "vllm": after["vllm_version"],
-        "policy": after["policy"],
-        "steps": after["step"] - before["step"],
+        "vllm": is_now["vllm_version"],
+        "policy": is_now["policy"],
+        "steps": is_now["step"] - was["step"],
         "clients": dict(crowd.ends),
         "most_open": crowd.most_open,
         "output_tokens": crowd.num_tokens,
-        "classes": accounts(crowd, before["classes"], after["classes"]),
+        "classes": accounts(crowd, was["classes"], is_now["classes"]),
         "preempted": realised.get("preempted", 0),
-        "relegated": round(server.metric("niyama_relegated_total")),
-        "restored": round(server.metric("niyama_restored_total")),
-        "held_steps": round(server.metric("niyama_held_prefill_steps_total")),
+        **{name: counted.get(name) for name in ("relegated", "restored", "held_steps")},
         "plan_differences": realised,
-        "fallback_steps": after["fallback_steps"],
+        "fallback_steps": is_now["fallback_steps"],
         "laws_broken": len(server.log_lines("LawBroken:")),
         "state_polls": watch.num_polls,
         "memory": [memory.to_json() for memory in watch.memory.values()],
@@ -170,27 +169,30 @@ def _figures(
     }
 
 
-def _problems(
-    server: SoakServer, crowd: Crowd, result: Mapping[str, Any], after: Mapping[str, Any], watch: Watch
-) -> list[str]:
-    """Return what is wrong, a line each."""
-    problems = unaccounted(result["classes"]) + leftovers(after) + watch.problems
+def _problems(server: SoakServer, crowd: Crowd, result: Mapping[str, Any], watch: Watch) -> list[str]:
+    """Return what is wrong, a line each, whether or not the server lived to the end."""
+    problems = list(watch.problems)
     if crowd.ends["failed"]:
         problems.append(f"{crowd.ends['failed']} clients were not served as they should: {crowd.failures[0]}")
     if result["fallback_steps"]:
         problems.append(f"{result['fallback_steps']} steps took the fall-back path")
     if result["laws_broken"]:
         problems.append(f"laws broken: {server.log_lines('LawBroken:')[0][:300]}")
-    counted = sum(c[key] for c in after["classes"].values() for key in ("met", "missed", "aborted"))
-    on_page = server.metric("niyama_requests_total")
-    if on_page != counted:
-        problems.append(f"niyama_requests_total: {on_page:.0f}, on the state page {counted}")
-    if server.metric("niyama_fallback_steps_total") != after["fallback_steps"]:
-        problems.append("niyama_fallback_steps_total differs from the state page")
     for memory in watch.memory.values():
         if not memory.is_flat():
             problems.append(f"memory of the {memory.role} grew by {memory.growth_mib():.0f} MiB")
-    problems += [f"the server's log: {line[:200]}" for line in server.log_lines("Traceback")[:1]]
+    return problems + [f"the server's log: {line[:200]}" for line in server.log_lines("Traceback")[:1]]
+
+
+def _accounts_wrong(crowd: Crowd, result: Mapping[str, Any], after: Seen) -> list[str]:
+    """Return what does not add up when all clients are gone, a line each."""
+    state, counts = after
+    problems = unaccounted(result["classes"]) + leftovers(state)
+    counted = sum(c[key] for c in state["classes"].values() for key in ("met", "missed", "aborted"))
+    if counts["requests"] != counted:
+        problems.append(f"{COUNTERS['requests']}: {counts['requests']:.0f}, on the state page {counted}")
+    if counts["fallback_steps"] != state["fallback_steps"]:
+        problems.append(f"{COUNTERS['fallback_steps']} differs from the state page")
     return problems + _untested(crowd, result)
 
 
@@ -244,17 +246,3 @@ def _sentinel(server: SoakServer, model: str) -> str:
     answer = server.complete(model=model, prompt=prompt, max_tokens=48, temperature=0, ignore_eos=True)
     text: str = answer["choices"][0]["text"]
     return text
-
-
-@contextmanager
-def _watching(watch: Watch, show: Callable[[float], None]) -> Iterator[None]:
-    """Watch the server in a thread until the block ends."""
-    is_over = threading.Event()
-    thread = threading.Thread(target=watch.run, args=(time.monotonic(), is_over, show), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        with suppress(RuntimeError):
-            thread.join(60.0)

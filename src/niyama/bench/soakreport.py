@@ -148,7 +148,7 @@ def describe(result: Mapping[str, Any]) -> str:
         f"(backlog served at {result['saturation_qps']:.1f}/s); vLLM {result['vllm']}, seed {result['seed']}",
         f"clients: {clients}; at most {result['most_open']} at once",
         f"engine: {result['steps']:,} steps, {result['output_tokens']:,} tokens read, "
-        f"{result['preempted']:,} preemptions, {result['relegated']:,} relegations, "
+        f"{result['preempted']:,} preemptions, {_count(result['relegated'])} relegations, "
         f"{result['fallback_steps']} fall-back steps, {result['laws_broken']} laws broken",
         "",
     ]
@@ -156,6 +156,11 @@ def describe(result: Mapping[str, Any]) -> str:
     lines.append("")
     lines += _table("MEMORY, MiB", _MEMORY, ((m["role"], m) for m in result["memory"]), ".1f")
     return "\n".join([*lines, "", verdict(result["problems"])])
+
+
+def _count(number: int | None) -> str:
+    """Return a number for people; a question mark for what a lost server could not tell."""
+    return "?" if number is None else f"{number:,}"
 
 
 _COUNTS = ("complete", "left_reading", "left_waiting", "finished", "aborted")

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,26 @@ class SoakServer:
         try:
             with _LOCAL.open(f"{self.url}{path}", timeout=ANSWER_LIMIT_S) as answer:
                 text: bytes = answer.read()
-        except OSError as error:
-            raise SoakServerError(f"GET {path}: {error}") from None
+        except (OSError, HTTPException) as error:
+            raise SoakServerError(f"GET {path}: {error!r}") from None
         return text.decode()
+
+    def ending(self) -> str | None:
+        """Return how its process ended, in one line; None if it has not."""
+        status = self.process.poll()
+        if status is None:
+            return None
+        last = self.log_lines("error", "Error")[-1:] or ["nothing in its log says why"]
+        return f"the server ended with {status}: {last[0][:300]}"
 
     def state(self) -> dict[str, Any]:
         """Return the scheduler's state. Raises SoakServerError if there is none."""
-        engines: dict[str, Any] = json.loads(self.get("/niyama/state"))["engines"]
-        state: dict[str, Any] = next(iter(engines.values()))
+        text = self.get("/niyama/state")
+        try:
+            engines: dict[str, Any] = json.loads(text)["engines"]
+            state: dict[str, Any] = next(iter(engines.values()))
+        except (ValueError, LookupError, TypeError, AttributeError, StopIteration):
+            raise SoakServerError(f"GET /niyama/state: no engine's state in {text[:200]!r}") from None
         return state
 
     def metric(self, name: str) -> float:
@@ -97,8 +110,8 @@ class SoakServer:
         try:
             with _LOCAL.open(request, timeout=ANSWER_LIMIT_S) as answer:
                 found: dict[str, Any] = json.load(answer)
-        except OSError as error:
-            raise SoakServerError(f"POST /v1/completions: {error}") from None
+        except (OSError, HTTPException, ValueError) as error:
+            raise SoakServerError(f"POST /v1/completions: {error!r}") from None
         return found
 
     def log_lines(self, *words: str) -> list[str]:
@@ -119,12 +132,12 @@ class SoakServer:
 
 
 def resident_mib(pid: int) -> float | None:
-    """Return the memory that a process holds, MiB; None if it is gone."""
+    """Return the memory that a process holds, MiB; None if it is gone or only waits to be reaped."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except (OSError, IndexError, ValueError):
         return None
-    return pages * os.sysconf("SC_PAGE_SIZE") / MIB
+    return pages * os.sysconf("SC_PAGE_SIZE") / MIB if pages else None
 
 
 @contextmanager
@@ -163,9 +176,9 @@ def soak_server(model: str | None, qos: Path, log: Path, extra: Sequence[str] = 
 def _wait_healthy(server: SoakServer) -> None:
     end = time.monotonic() + START_LIMIT_S
     while time.monotonic() < end:
-        if server.process.poll() is not None:
-            last = server.log_lines("error", "Error")[-1:] or ["nothing in its log says why"]
-            raise SoakServerError(f"the server ended with {server.process.returncode}: {last[0][:300]}")
+        ending = server.ending()
+        if ending is not None:
+            raise SoakServerError(ending)
         with suppress(SoakServerError):
             server.get("/health")
             return

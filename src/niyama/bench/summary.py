@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from niyama.sim.verdicts import CRITERIA
+from niyama.workload.runlength import length_notes
 
 Result = Mapping[str, Any]
 
@@ -81,15 +82,19 @@ def notes(result: Result) -> list[str]:
         said.append(f"{lengths['prompt_off_share']:.1%} of the prompts were not as long as asked")
     if lengths["output_off_share"]:
         said.append(f"{lengths['output_off_share']:.1%} of the answers were not as long as asked")
+    if result["served_class_off_share"]:
+        off = result["served_class_off_share"]
+        said.append(f"{off:.1%} of the answers were served in another class than asked (x-niyama-class)")
     if result["left"]:
         said.append(f"{result['left']:,} requests hung up on purpose and are not scored")
     said += [f"{count:,} x {cause}" for cause, count in result["errors"]["causes"].items()]
-    longest_s = workload.get("longest_slo_s")
-    if longest_s is not None and workload["arrivals_s"] < 3 * longest_s:
-        said.append(
-            f"requests arrived for {workload['arrivals_s']:.0f} s, the longest promise is {longest_s:g} s; "
-            "an overloaded server needs about three times that long to be late"
-        )
+    arrivals_s = workload["arrivals_s"]
+    said += length_notes(
+        arrivals_s,
+        workload.get("longest_slo_s"),
+        workload.get("asked_s", arrivals_s),
+        workload.get("period_s"),
+    )
     return said
 
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from niyama.cli import UsageError
+from niyama.cli.limit_options import limits_json, limits_line
+from niyama.cli.run_length import RunLength, note_lines, run_length
 from niyama.cli.simulation_options import (
     Progress,
     add_jobs_option,
@@ -15,17 +17,16 @@ from niyama.cli.simulation_options import (
     add_options,
     check_max_late,
     chunk_list,
-    duration_s,
     make_setup,
     make_workload,
     num_jobs,
-    num_requests,
     write_json,
 )
 
 if TYPE_CHECKING:
-    from niyama.sim.capacity import Probe
+    from niyama.sim.capacity import Probe, Search
     from niyama.sim.run import Setup
+    from niyama.workload.generate import Workload
 
 DEFAULT_POLICIES = "fcfs,edf,paper,niyama"
 
@@ -62,22 +63,71 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search; returns 0. Raises UsageError for input that has to change."""
     from niyama.cli.checks import check_outputs
-    from niyama.latency import get_profile
-    from niyama.sim.bounds import bounds
-    from niyama.sim.capacity import Question, capacities
 
     _check(args)
     check_outputs(json=args.json)
+    result = find_capacities(args)
+    if args.json is not None:
+        write_json(result, args.json)
+    if args.json != "-":
+        print(describe(result))
+    return 0
+
+
+def find_capacities(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the result. Raises UsageError for input that has to change."""
+    from niyama.latency import get_profile
+    from niyama.sim.bounds import bounds
+
     jobs = num_jobs(args)
     candidates = _candidates(args)
     workload = make_workload(args)
     setups = [_with_chunk(make_setup(args, policy), chunk) for policy, chunk in candidates]
     bound = bounds(workload, get_profile(args.profile), setups[0].limits)
-    size = None if args.requests is None else num_requests(args, workload.book, 1.0)
-    length_s = None if size is not None else duration_s(args, workload.book)
+    length = run_length(args, workload)
+    fleet_qps = bound.qps * args.replicas
+    searches = _search(args, setups, workload, length, fleet_qps, jobs)
+    points, chunks = _best(candidates, [search.low for search in searches])
+    capacity_qps = {name: point * fleet_qps / args.resolution for name, point in points.items()}
+    capped = [name for name, point in points.items() if point == args.resolution]
+    return {
+        "criterion": args.criterion,
+        "trace": args.trace,
+        "max_late": args.max_late,
+        "limits": limits_json(setups[0].limits),
+        "capacity_qps": capacity_qps,
+        "capped": capped,
+        "chunk": chunks,
+        "bound_qps": fleet_qps,
+        "bound_tbt_qps": bound.tbt_qps * args.replicas,
+        # The higher the load, the sooner a given number of requests is there.
+        "notes": _cap_notes(capped) + length.notes(workload, max(capacity_qps.values()) or fleet_qps),
+        "probes": [
+            {**probe._asdict(), "chunk": chunk}
+            for (_, chunk), search in zip(candidates, searches, strict=True)
+            for probe in search.probes
+        ],
+    }
+
+
+def _search(
+    args: argparse.Namespace,
+    setups: Sequence[Setup],
+    workload: Workload,
+    length: RunLength,
+    fleet_qps: float,
+    jobs: int,
+) -> list[Search]:
+    """Return the finished search of every setup. Raises UsageError for a request that never fits."""
+    from niyama.sim.capacity import Question, capacities
+
     questions = [
         Question(
-            setup=setup, workload=workload, duration_s=length_s, num_requests=size, max_late=args.max_late
+            setup=setup,
+            workload=workload,
+            duration_s=length.duration_s,
+            num_requests=length.num_requests,
+            max_late=args.max_late,
         )
         for setup in setups
     ]
@@ -87,39 +137,27 @@ def run(args: argparse.Namespace) -> int:
         verdict = "in time" if found.is_met else f"{max(found.late_share.values()):.1%} of a class late"
         progress.show(f"{found.policy} at {found.qps:.2f} requests/s: {verdict}")
 
-    fleet_qps = bound.qps * args.replicas
     try:
         searches = capacities(questions, fleet_qps, resolution=args.resolution, jobs=jobs, progress=show)
     except ValueError as error:
         raise UsageError(str(error)) from None
     progress.end()
-    found = [search.low * fleet_qps / args.resolution for search in searches]
-    capacity_qps, chunks = _best(candidates, found)
-    result = {
-        "criterion": args.criterion,
-        "trace": args.trace,
-        "max_late": args.max_late,
-        "capacity_qps": capacity_qps,
-        "chunk": chunks,
-        "bound_qps": fleet_qps,
-        "bound_tbt_qps": bound.tbt_qps * args.replicas,
-        "probes": [
-            {**probe._asdict(), "chunk": chunk}
-            for (_, chunk), search in zip(candidates, searches, strict=True)
-            for probe in search.probes
-        ],
-    }
-    if args.json is not None:
-        write_json(result, args.json)
-    if args.json != "-":
-        print(describe(result))
-    return 0
+    return searches
+
+
+def _cap_notes(capped: Sequence[str]) -> list[str]:
+    """Return what a search that ended at its ceiling means, if any did."""
+    if not capped:
+        return []
+    return [
+        f"no load above the bound was tried, and at the bound every class is in time: {', '.join(capped)}"
+    ]
 
 
 def _candidates(args: argparse.Namespace) -> list[tuple[str, int | None]]:
     """Return who is searched for: every policy with its chunk, None if it has no fixed one."""
     from niyama.scheduling.baselines import DEFAULT_CHUNK
-    from niyama.sim.run import has_fixed_chunk
+    from niyama.scheduling.registry import has_fixed_chunk
 
     chunks = chunk_list("--chunks", args.chunks)
     candidates: list[tuple[str, int | None]] = []
@@ -137,33 +175,37 @@ def _with_chunk(setup: Setup, chunk: int | None) -> Setup:
 
 
 def _best(
-    candidates: Sequence[tuple[str, int | None]], found: Sequence[float]
-) -> tuple[dict[str, float], dict[str, int | None]]:
-    """Return the capacity and the chunk by policy: its own and, if others were tried, the best one."""
-    capacity_qps: dict[str, float] = {}
+    candidates: Sequence[tuple[str, int | None]], found: Sequence[int]
+) -> tuple[dict[str, int], dict[str, int | None]]:
+    """Return the highest load in time, a point of the grid, and the chunk, by policy.
+
+    Its own chunk's and, if others were tried, that of the best one.
+    """
+    points: dict[str, int] = {}
     chunks: dict[str, int | None] = {}
-    for (policy, chunk), qps in zip(candidates, found, strict=True):
+    for (policy, chunk), point in zip(candidates, found, strict=True):
         best = f"{policy}@best"
-        if policy not in capacity_qps:
-            capacity_qps[policy], chunks[policy] = qps, chunk
+        if policy not in points:
+            points[policy], chunks[policy] = point, chunk
         else:
-            if best not in capacity_qps:
-                capacity_qps[best], chunks[best] = capacity_qps[policy], chunks[policy]
-            if qps > capacity_qps[best]:
-                capacity_qps[best], chunks[best] = qps, chunk
-    return capacity_qps, chunks
+            if best not in points:
+                points[best], chunks[best] = points[policy], chunks[policy]
+            if point > points[best]:
+                points[best], chunks[best] = point, chunk
+    return points, chunks
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Return the capacities as a table for people."""
+    """Return the capacities as a table for people; `>=` before one where the search hit its ceiling."""
     bound = result["bound_qps"]
-    lines = [f"{'POLICY':<12}{'REQUESTS/S':>12}{'OF BOUND':>10}"]
+    lines = [limits_line(result["limits"]), "", f"{'POLICY':<12}{'REQUESTS/S':>12}{'OF BOUND':>10}"]
     rows = [*result["capacity_qps"].items(), ("bound, TBT", result["bound_tbt_qps"]), ("bound", bound)]
     for name, qps in rows:
         chunk = result["chunk"].get(name)
         note = f"  chunk {chunk}" if chunk is not None else ""
-        lines.append(f"{name:<12}{qps:>12.2f}{qps / bound:>10.1%}{note}")
-    return "\n".join(lines)
+        text = f"{'>= ' if name in result['capped'] else ''}{qps:.2f}"
+        lines.append(f"{name:<12}{text:>12}{qps / bound:>10.1%}{note}")
+    return "\n".join([*lines, *note_lines(result)])
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from niyama.cli import UsageError
+from niyama.cli.limit_options import limits_json, limits_line
+from niyama.cli.run_length import note_lines, run_length
 from niyama.cli.saved_plan import check_alone, differences, file_digests, note_given, read_saved, saved_inputs
 from niyama.cli.simulation_options import (
     Progress,
@@ -23,7 +25,6 @@ from niyama.cli.simulation_options import (
     make_setup,
     make_workload,
     num_jobs,
-    num_requests,
     write_json,
 )
 from niyama.wording import one_line
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from niyama.sim.planning import Fleet
     from niyama.sim.silo import Silo
     from niyama.sim.sizing import SizeProbe
+    from niyama.workload.generate import Workload
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -105,7 +107,9 @@ def make_plan(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
     from niyama.sim.planning import describe_plan, size_fleets
 
     _check(args)
-    silos, fleets = _fleets(args)
+    workload = make_workload(args)
+    length = run_length(args, workload)
+    silos, fleets = _fleets(args, workload, length.size(args.qps))
     progress = Progress("plan")
 
     def show(name: str, probe: SizeProbe) -> None:
@@ -128,6 +132,8 @@ def make_plan(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
         "policy": args.policy,
         **plan,
         "requests": fleets[0].demand.num_requests,
+        "limits": limits_json(fleets[0].setups[0].limits),
+        "notes": length.notes(workload, args.qps),
         "inputs": option_values(args),
         "files": file_digests(args),
         "version": __version__,
@@ -143,18 +149,18 @@ def option_values(args: argparse.Namespace) -> dict[str, Any]:
     return {option: getattr(args, dest) for dest, option in names.items()}
 
 
-def _fleets(args: argparse.Namespace) -> tuple[list[Silo], list[Fleet]]:
+def _fleets(
+    args: argparse.Namespace, workload: Workload, num_requests: int
+) -> tuple[list[Silo], list[Fleet]]:
     """Return the silos, and all that is to be sized: the shared fleets, then the silos."""
     from dataclasses import replace
 
+    from niyama.scheduling.registry import has_fixed_chunk
     from niyama.sim.planning import Fleet
-    from niyama.sim.run import has_fixed_chunk
     from niyama.sim.silo import make_silos
     from niyama.sim.sizing import Demand
 
-    workload = make_workload(args)
-    total = num_requests(args, workload.book, args.qps)
-    every = Demand(workload=workload, qps=args.qps, num_requests=total)
+    every = Demand(workload=workload, qps=args.qps, num_requests=num_requests)
     common: dict[str, Any] = {"max_late": args.max_late, "sample": args.sample}
     fleets: list[Fleet] = []
     chunks = chunk_list("--chunks", args.chunks)
@@ -190,6 +196,7 @@ def describe(result: dict[str, Any]) -> str:
     lines = [
         f"{result['qps']:g} requests/s of {result['trace']}, at most {result['max_late']:.2%} of a class "
         f"late by criterion {result['criterion']}",
+        limits_line(result["limits"]),
         "",
         f"{'FLEET':<34}{'REPLICAS':>9}{'GPUS':>6}",
     ]
@@ -204,7 +211,7 @@ def describe(result: dict[str, Any]) -> str:
         same = "the same result as the saved plan"
         changed = f"NOT the saved result: {', '.join(result['differs'])} changed"
         lines += ["", changed if result["differs"] else same]
-    return "\n".join(lines)
+    return "\n".join([*lines, *note_lines(result)])
 
 
 def _count(count: int | None) -> str:

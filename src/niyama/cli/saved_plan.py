@@ -12,7 +12,10 @@ from typing import Any, NoReturn
 from niyama.cli import UsageError
 from niyama.wording import one_line, shown
 
-_NOT_COMPARED = ("wall_s", "version", "differs")
+_NOT_COMPARED = ("wall_s", "version", "differs", "notes")
+
+_ADDED = ("limits",)
+"""What plans of older versions lack; compared with those that have it."""
 
 
 class _Inputs(argparse.ArgumentParser):
@@ -100,7 +103,11 @@ def file_digests(args: argparse.Namespace) -> dict[str, str]:
 
 
 def differences(saved: dict[str, Any], result: dict[str, Any]) -> list[str]:
-    """Return the names of what a new result has otherwise than the saved one, time and version aside."""
+    """Return the names of what a new result has otherwise than the saved one.
+
+    Time and version aside, and the notes, which follow from the inputs.
+    """
     again = json.loads(json.dumps(result))
-    names = [name for name in {**saved, **again} if name not in _NOT_COMPARED]
+    passed_over = {*_NOT_COMPARED, *(name for name in _ADDED if name not in saved)}
+    names = [name for name in {**saved, **again} if name not in passed_over]
     return [name for name in names if saved.get(name) != again.get(name)]

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from niyama.cli import UsageError
+from niyama.cli.limit_options import limits_json, limits_line
+from niyama.cli.run_length import note_lines, run_length
 from niyama.cli.simulation_options import (
     Progress,
     add_options,
     check_qps,
     make_setup,
     make_workload,
-    num_requests,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from niyama.sim.live import ReplicaLimits
+    from niyama.sim.verdicts import Served
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -34,15 +40,14 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Simulate; returns 0. Raises UsageError for input that has to change."""
     from niyama.cli.checks import check_outputs
-    from niyama.latency import get_profile
-    from niyama.sim.lateness import late_share_bound
     from niyama.sim.report import report
     from niyama.sim.run import simulate
 
     check_qps(args)
     check_outputs(json=args.json)
     setup, workload = make_setup(args, args.policy), make_workload(args)
-    total = num_requests(args, workload.book, args.qps)
+    length = run_length(args, workload)
+    total = length.size(args.qps)
     progress = Progress("simulate")
 
     def show(num_arrived: int, now_s: float) -> None:
@@ -57,19 +62,24 @@ def run(args: argparse.Namespace) -> int:
     progress.end()
     result = report(done, policy=args.policy, qps=args.qps, criterion=args.criterion)
     if args.bound:
-        result["late_share_bound"] = late_share_bound(
-            done.served,
-            get_profile(args.profile),
-            setup.limits,
-            criterion=args.criterion,
-            num_replicas=args.replicas,
-        )
+        result["late_share_bound"] = _bound(args, done.served, setup.limits)
+    result["limits"] = limits_json(setup.limits)
+    result["notes"] = length.notes(workload, args.qps)
     result["wall_s"] = round(wall_s, 3)
     if args.json is not None:
         write_json(result, args.json)
     if args.json != "-":
         print(describe(result))
     return 0
+
+
+def _bound(args: argparse.Namespace, served: Sequence[Served], limits: ReplicaLimits) -> dict[str, float]:
+    """Return the share of these requests that any policy would be late for at least, by name."""
+    from niyama.latency import get_profile
+    from niyama.sim.lateness import late_share_bound
+
+    profile = get_profile(args.profile)
+    return late_share_bound(served, profile, limits, criterion=args.criterion, num_replicas=args.replicas)
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -82,6 +92,7 @@ def describe(result: dict[str, Any]) -> str:
         f"{result['steps']:,} steps, {hours:.2f} h in {wall_s:.1f} s ({speed:,.0f}x)",
         f"goodput {result['goodput_rps']:.3f}/s by criterion {result['criterion']}, "
         f"relegated {result['relegated_share']:.2%}, preemptions {result['preemptions']}",
+        limits_line(result["limits"]),
         "",
         f"{'LATE, by criterion':<20}"
         + "".join(f"{name:>9}" for name in by_criterion)
@@ -96,7 +107,7 @@ def describe(result: dict[str, Any]) -> str:
         lines.append(line)
     if "late_share_bound" in result:
         lines += ["", _describe_bound(result)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *note_lines(result)])
 
 
 def _describe_bound(result: dict[str, Any]) -> str:

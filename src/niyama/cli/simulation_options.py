@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from niyama.cli import UsageError
+from niyama.cli.limit_options import add_limit_options, limits_of
 from niyama.cli.router_options import add_router_options, router_of
+from niyama.cli.run_length import add_length_options
 from niyama.qos import QosBook, paper_book
 from niyama.wording import listed, one_line, shown
-
-SHORTEST_RUN_S = 4 * 3600.0
-RUN_PER_SLO = 8
-"""A run lasts at least this long, and so many times the longest promise: short runs flatter
-policies that are overloaded, because lateness needs time to build up."""
 
 LOWEST_QPS = 1e-4
 HIGHEST_QPS = 1e5
@@ -36,13 +33,7 @@ def add_options(parser: argparse.ArgumentParser, *, has_size: bool = True) -> No
         metavar="FILE|PRESET",
         help="lengths: azure-code, azure-conv, sharegpt, or a trace file, CSV or JSONL",
     )
-    parser.add_argument("--requests", type=int, metavar="N", help="how many requests arrive")
-    parser.add_argument(
-        "--hours",
-        type=float,
-        metavar="H",
-        help="for how long they arrive (default: 4, or 8 times the longest SLO)",
-    )
+    add_length_options(parser)
     parser.add_argument(
         "--arrivals",
         default="poisson",
@@ -75,14 +66,7 @@ def add_options(parser: argparse.ArgumentParser, *, has_size: bool = True) -> No
         help="step times (default: %(default)s)",
     )
     parser.add_argument("--chunk", type=int, metavar="N", help="tokens per step of fixed-chunk policies")
-    parser.add_argument(
-        "--kv-tokens", type=int, metavar="N", help="KV cache of a replica (default: what the profile leaves)"
-    )
-    parser.add_argument("--max-num-seqs", type=int, default=256, metavar="N", help="running requests at most")
-    parser.add_argument(
-        "--max-num-batched-tokens", type=int, default=8192, metavar="N", help="tokens of a step at most"
-    )
-    parser.add_argument("--role", default="both", metavar="ROLE", help="both, prefill or decode")
+    add_limit_options(parser)
     if has_size:
         parser.add_argument("--replicas", type=int, default=1, metavar="N", help="size of the fleet")
     else:
@@ -180,8 +164,6 @@ def make_workload(args: argparse.Namespace, book: QosBook | None = None) -> Any:
 
 def make_setup(args: argparse.Namespace, policy: str) -> Any:
     """Return what serves, under a policy. Raises UsageError naming the option."""
-    from niyama.latency import kv_tokens
-    from niyama.sim.live import ReplicaLimits
     from niyama.sim.run import Setup
     from niyama.sim.verdicts import CRITERIA
 
@@ -192,18 +174,12 @@ def make_setup(args: argparse.Namespace, policy: str) -> Any:
     if args.replicas < 1:
         raise UsageError(f"--replicas: {args.replicas} is not a fleet; allowed: a whole number >= 1")
     try:
-        limits = ReplicaLimits(
-            num_kv_tokens=kv_tokens(args.profile) if args.kv_tokens is None else args.kv_tokens,
-            max_num_seqs=args.max_num_seqs,
-            max_num_batched_tokens=args.max_num_batched_tokens,
-            role=args.role,
-        )
         setup = Setup(
             policy=policy,
             profile=args.profile,
             chunk=args.chunk,
             criterion=args.criterion,
-            limits=limits,
+            limits=limits_of(args),
             num_replicas=args.replicas,
             router=router_of(args),
             is_checked=args.check,
@@ -212,25 +188,6 @@ def make_setup(args: argparse.Namespace, policy: str) -> Any:
     except ValueError as error:
         raise UsageError(one_line(str(error))) from None
     return setup
-
-
-def duration_s(args: argparse.Namespace, book: QosBook) -> float:
-    """Return for how long requests arrive, unless their number is given."""
-    if args.hours is not None:
-        if not 0 < args.hours < 24 * 366:
-            raise UsageError(f"--hours: {args.hours:g} is not a duration; allowed: hours > 0")
-        return float(args.hours) * 3600.0
-    slos = (part for c in book.classes.values() for part in (c.slo.ttft_s, c.slo.ttlt_s) if part is not None)
-    return max(SHORTEST_RUN_S, RUN_PER_SLO * max(slos, default=0.0))
-
-
-def num_requests(args: argparse.Namespace, book: QosBook, qps: float) -> int:
-    """Return how many requests arrive at a rate."""
-    if args.requests is None:
-        return max(1, round(duration_s(args, book) * qps))
-    if args.requests < 1:
-        raise UsageError(f"--requests: {args.requests} is none; allowed: a whole number >= 1")
-    return int(args.requests)
 
 
 def write_json(result: dict[str, Any], target: str) -> None:

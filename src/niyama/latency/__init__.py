@@ -7,7 +7,7 @@ lengths). `search` holds what the step-time models share.
 
 from __future__ import annotations
 
-from niyama.latency.deployments import kv_tokens
+from niyama.latency.deployments import kv_tokens, server_limits
 from niyama.latency.fitted import FittedProfile
 from niyama.latency.lengths import OutputLengthEstimator
 from niyama.latency.online import OnlineModel
@@ -24,4 +24,5 @@ __all__ = [
     "kv_tokens",
     "profile_names",
     "register_profile",
+    "server_limits",
 ]

@@ -122,6 +122,21 @@ def register_kv_tokens(profile: str, num_tokens: int) -> None:
     _KV_TOKENS[profile] = num_tokens
 
 
+def server_limits(profile: str) -> dict[str, int]:
+    """Return what the server of a profile file could hold, as far as it says; nothing of other profiles.
+
+    The keys are `num_kv_tokens`, `max_num_seqs` and `max_num_batched_tokens`.
+
+    Raises:
+        ValueError: The file is no profile.
+    """
+    if not is_profile_file(profile):
+        return {}
+    engine = load_calibration(profile).engine
+    found = {name: engine.get(name) for name in ("num_kv_tokens", "max_num_seqs", "max_num_batched_tokens")}
+    return {name: value for name, value in found.items() if isinstance(value, int) and value > 0}
+
+
 def kv_tokens(profile: str) -> int:
     """Return how many tokens of KV cache a replica of a profile has; of a profile file, its server's.
 
@@ -129,8 +144,8 @@ def kv_tokens(profile: str) -> int:
         ValueError: There is no such profile, or nothing is known of its memory.
     """
     if is_profile_file(profile):
-        recorded = load_calibration(profile).engine.get("num_kv_tokens")
-        if isinstance(recorded, int) and recorded > 0:
+        recorded = server_limits(profile).get("num_kv_tokens")
+        if recorded is not None:
             return recorded
     elif profile not in profile_names():
         raise ValueError(f"profile: {profile!r} is unknown; known: {', '.join(profile_names())}")

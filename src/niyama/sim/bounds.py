@@ -18,15 +18,24 @@ from typing import NamedTuple
 
 from niyama.scheduling.policy import BatchShape, LatencyModel
 from niyama.sim.live import ReplicaLimits
+from niyama.sim.prices import work_of
 from niyama.workload.generate import Workload
 
 
 class MeanRequest(NamedTuple):
-    """The average request: its tokens, and the KV context of an average answer token."""
+    """The average request: its tokens, and what attention has to do for them.
+
+    Attributes:
+        num_prefill_tokens: Of its prompt.
+        num_decode_tokens: Of its answer, but for the first.
+        decode_context: Tokens in KV before an average one of these.
+        attention_pairs: Prefill attention (`BatchShape`): with prompts whole, half the mean of their squares.
+    """
 
     num_prefill_tokens: float
     num_decode_tokens: float
     decode_context: float
+    attention_pairs: float
 
 
 class Bounds(NamedTuple):
@@ -48,16 +57,17 @@ class Bounds(NamedTuple):
 
 def mean_request(workload: Workload, role: str = "both") -> MeanRequest:
     """Return the workload's average request as a replica of this role sees it."""
-    total = prefill = decode = context = 0.0
+    total = prefill = decode = context = pairs = 0.0
     for row, weight in workload.lengths.weighted():
-        num_prefill, num_decode = row.num_prefill_tokens, row.num_decode_tokens
-        # The first token comes out of the prefill; each further one is computed in a step of its own.
-        num_steps = 0 if role == "prefill" else num_decode - 1
+        num_cached = row.num_prefill_tokens - 1 if role == "decode" else 0
+        num_output = 1 if role == "prefill" else row.num_decode_tokens
+        work = work_of(row.num_prefill_tokens, num_cached, num_output)
         total += weight
-        prefill += weight * (1 if role == "decode" else num_prefill)
-        decode += weight * num_steps
-        context += weight * num_steps * (num_prefill + (num_steps - 1) / 2)
-    return MeanRequest(prefill / total, decode / total, context / decode if decode else 0.0)
+        prefill += weight * work.num_prefill_tokens
+        decode += weight * work.num_decode_tokens
+        context += weight * work.decode_context
+        pairs += weight * work.attention_pairs
+    return MeanRequest(prefill / total, decode / total, context / decode if decode else 0.0, pairs / total)
 
 
 def bounds(workload: Workload, profile: LatencyModel, limits: ReplicaLimits) -> Bounds:
@@ -77,7 +87,7 @@ def bounds(workload: Workload, profile: LatencyModel, limits: ReplicaLimits) -> 
                 round(num_decodes),
                 round(kv_tokens),
                 0,
-                rate * request.num_prefill_tokens**2 / 2,
+                rate * request.attention_pairs,
             )
         )
         for limit_s, best in fastest.items():

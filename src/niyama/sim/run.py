@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from niyama.latency import get_profile
-from niyama.scheduling.baselines import FixedChunkPolicy
 from niyama.scheduling.deadlines import Anchor
 from niyama.scheduling.policy import LatencyModel
-from niyama.scheduling.registry import POLICIES, PolicyFactory, make_policy
+from niyama.scheduling.registry import PolicyFactory, make_policy
 from niyama.sim.checked import CheckedPolicy, CheckedReplica
 from niyama.sim.fleet import ROUND_ROBIN, Fleet, Router
 from niyama.sim.live import ReplicaLimits
@@ -63,12 +62,6 @@ class Setup:
         if self.is_checked:
             return CheckedReplica(CheckedPolicy(policy), model, self.limits, on_served)
         return Replica(policy, model, self.limits, on_served)
-
-
-def has_fixed_chunk(policy: str) -> bool:
-    """Whether a policy's steps are as large as it is told; False for an unknown name."""
-    factory = POLICIES.get(policy)
-    return isinstance(factory, type) and issubclass(factory, FixedChunkPolicy)
 
 
 @dataclass(slots=True)

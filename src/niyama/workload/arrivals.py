@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -86,6 +87,26 @@ def recorded(rng: random.Random, qps: float, instants: Sequence[float]) -> Itera
         offset_s += span_s
 
 
+@dataclass(frozen=True, slots=True)
+class Periodic:
+    """A process whose rate follows `pieces`, over and over; over whole periods its mean is the asked one.
+
+    It begins with the first piece, so part of a period has another mean, and perhaps not the highest rate.
+    """
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def period_s(self) -> float:
+        """How long all pieces last, seconds."""
+        return sum(piece.duration_s for piece in self.pieces)
+
+    def __call__(self, rng: random.Random, qps: float) -> Iterator[float]:
+        """Return the instants; the rates are scaled so that `qps` is their mean."""
+        mean = sum(piece.duration_s * piece.rate for piece in self.pieces) / self.period_s
+        return periodic(rng, [Piece(piece.duration_s, piece.rate * qps / mean) for piece in self.pieces])
+
+
 def parse_arrivals(text: str, instants: Sequence[float]) -> Callable[[random.Random, float], Iterator[float]]:
     """Return the process that a text such as `gamma:2` or `square:2:5:900` means.
 
@@ -110,9 +131,9 @@ def parse_arrivals(text: str, instants: Sequence[float]) -> Callable[[random.Ran
         case "square", [low, high, half_s] if (
             0 <= low <= high < math.inf and high > 0 and 0 < half_s < math.inf
         ):
-            return partial(_periodic_at, pieces=square_wave(low, high, half_s))
+            return Periodic(tuple(square_wave(low, high, half_s)))
         case "diurnal", [swing, period_s] if 0 <= swing <= 1 and 0 < period_s < math.inf:
-            return partial(_periodic_at, pieces=diurnal(swing, period_s))
+            return Periodic(tuple(diurnal(swing, period_s)))
         case "recorded", []:
             if len(set(instants)) < 2:
                 raise ValueError("--arrivals: the trace has no recorded arrivals; allowed: any other process")
@@ -121,9 +142,3 @@ def parse_arrivals(text: str, instants: Sequence[float]) -> Callable[[random.Ran
         f"--arrivals: {shown(text)} is no process; allowed: poisson, gamma:CV (0.01 to 100), "
         "square:LOW:HIGH:SECONDS, diurnal:SWING:SECONDS (swing 0 to 1), recorded"
     )
-
-
-def _periodic_at(rng: random.Random, qps: float, pieces: Sequence[Piece]) -> Iterator[float]:
-    """Follow the pieces with their rates scaled so that `qps` is their mean."""
-    mean = sum(piece.duration_s * piece.rate for piece in pieces) / sum(piece.duration_s for piece in pieces)
-    return periodic(rng, [Piece(piece.duration_s, piece.rate * qps / mean) for piece in pieces])

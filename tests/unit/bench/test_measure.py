@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -9,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.bench.sseserver import Reply, prompt_tokens, sse_server
+from tests.unit.bench.sseserver import Reply, Script, SseServer, answer_fully, prompt_tokens, sse_server
 
+from niyama.bench.carriers import make_carrier
 from niyama.bench.client import Flight, Rules, run, run_async
 from niyama.bench.measure import Measured, Spec, measure
-from niyama.bench.planned import Lengths
+from niyama.bench.planned import Lengths, Plan, Planned
+from niyama.bench.prompts import PromptMaker, learn_vocabulary
 from niyama.bench.report import report_html
 from niyama.bench.saturation import Saturation, saturate
-from niyama.bench.sender import ClientError
+from niyama.bench.sender import ClientError, open_session
 from niyama.bench.servermetrics import read_counters, server_figures
 from niyama.bench.summary import describe
+from niyama.bench.target import find_target
 from niyama.qos import QosBook, QosClass, Slo, paper_book
-from niyama.workload.arrivals import poisson
+from niyama.workload.arrivals import parse_arrivals, poisson
 from niyama.workload.generate import Workload, load_lengths
 
 
@@ -90,6 +95,58 @@ def test_load_is_a_share_of_what_the_server_sustains() -> None:
     assert f"(load 0.5 of {workload['saturation_qps']:.2f}/s)" in describe(result)
 
 
+async def answer_a_quarter(reply: Reply) -> None:
+    await asyncio.sleep(0.02)
+    await reply.tokens(*range(1, reply.body["max_tokens"] // 4 + 1))
+
+
+async def never_end(reply: Reply) -> None:
+    for num_tokens in itertools.count(1):
+        await reply.send(reply.event(num_tokens))
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("script", "is_vllm", "mean_served"),
+    [(answer_fully, True, 10.0), (answer_a_quarter, False, 2.5), (never_end, False, 10.0)],
+)
+def test_what_is_sustained_is_counted_in_answers_as_long_as_they_are(
+    script: Script, is_vllm: bool, mean_served: float
+) -> None:
+    requests = [
+        Planned(id=f"r{num}", due_at=0, num_prompt_tokens=4, num_output_tokens=num, qos_class="interactive")
+        for num in (4, 16)
+    ]
+
+    async def work(server: SseServer) -> Saturation:
+        async with open_session() as session:
+            target = await find_target(session, server.url, model=None, endpoint="completions", api_key=None)
+            maker = PromptMaker(target, await learn_vocabulary(session, target), seed=1)
+            server.script = script
+            carry = make_carrier("none", paper_book())
+            return await saturate(
+                session, target, Plan(requests, 0), maker, carry, num_in_flight=2, seconds=0.6
+            )
+
+    with sse_server(is_vllm=is_vllm) as server:
+        found = run_async(work(server))
+    assert found.output_tps / found.qps == pytest.approx(mean_served)
+
+
+@pytest.mark.parametrize(("num_requests", "is_short"), [(10, True), (20, False)])
+def test_a_run_of_less_than_a_period_says_so(num_requests: int, is_short: bool) -> None:
+    arrivals = parse_arrivals("square:1:3:0.05", [])
+    with sse_server() as server:
+        asked = spec(server.url, num_requests=num_requests)
+        result = run_async(
+            measure(replace(asked, workload=replace(asked.workload, arrivals=arrivals)))
+        ).result
+    assert (result["workload"]["asked_s"], result["workload"]["period_s"]) == (num_requests / 200, 0.1)
+    text = describe(result)
+    assert ("less than a period of the arrivals, 0.1 s: the mean rate is not --qps" in text) is is_short
+    assert "an overloaded server needs about three times that long to be late" in text
+
+
 async def refuse(reply: Reply) -> None:
     """Take the probe and refuse everything else."""
     if reply.body["max_tokens"] == 2 and reply.headers.get("x-request-id") is None:
@@ -135,6 +192,14 @@ def test_report_stands_alone(done: Measured, tmp_path: Path) -> None:
 def test_report_escapes_what_comes_from_outside(done: Measured) -> None:
     result = {**done.result, "invalid_because": ["<script>alert(1)</script>"]}
     assert "<script>" not in report_html(done.header, done.flight.records, result)
+
+
+def test_answers_of_another_class_are_said(done: Measured) -> None:
+    assert done.result["served_class_off_share"] == 1.0, "the server calls every class `seen`"
+    said = "100.0% of the answers were served in another class than asked"
+    assert said in describe(done.result)
+    for share in (0.0, None):
+        assert said[5:] not in describe({**done.result, "served_class_off_share": share})
 
 
 def test_summary_has_a_line_per_class(done: Measured) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from niyama.cli import main
+from niyama.cli.saved_plan import differences
 
 SMALL = "plan --qps 6 --hours 0.03 --policies fcfs,niyama --sample 1 --seed 3"
 
@@ -33,6 +34,27 @@ def test_plan_has_the_promised_fields(saved: Path) -> None:
     assert plan["saving_gpus"] == silo["gpus"] - shared["gpus"]
     assert plan["criterion"] == "strict"
     assert plan["probes"]
+
+
+def test_plan_of_a_short_run_says_what_it_cannot_show(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "plan.json"
+    words = f"plan --qps 35 --requests 70 --policies edf --policy edf --sample 1 --json {target}"
+    assert main(words.split()) == 0
+    (note,) = read(target)["notes"]
+    assert note.startswith("requests arrived for 2 s, the longest promise is 1800 s; an overloaded server ")
+    text = capsys.readouterr().out
+    assert text.endswith(f"\n\nnote: {note}\n")
+    assert "425,000 tokens of KV and 256 running requests; a step has at most 8,192 tokens" in text
+
+
+def test_saved_plan_of_an_older_version_has_no_limits_and_no_notes_to_compare(saved: Path) -> None:
+    plan = read(saved)
+    again = {**plan, "notes": ["other"]}
+    del plan["limits"]
+    assert differences(plan, again) == []
+    assert differences({**plan, "limits": {}}, again) == ["limits"]
 
 
 def test_plan_is_drawn(saved: Path) -> None:
@@ -112,6 +134,7 @@ def test_silo_can_choose_its_chunk_and_have_one_class(tmp_path: Path) -> None:
         ("--qps 1 --policy best", "policy: 'best' is unknown"),
         ("--qps 1 --silo-policy best", "policy: 'best' is unknown"),
         ("--qps 1 --batch-chunks x", "--batch-chunks: 'x' is no chunk"),
+        ("--qps 1 --hours 1 --requests 9", "--requests and --hours: both are given; allowed: one of them"),
         ("--qps 1 --jobs no", "--jobs: 'no' is not allowed"),
         ("--from none.json", "--from none.json: cannot read"),
     ],

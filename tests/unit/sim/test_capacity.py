@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from niyama.cli import main
-from niyama.latency import get_profile
+from niyama.latency import ChunkSearch, get_profile
 from niyama.qos import QosBook, QosClass, Slo, paper_book
+from niyama.scheduling.policy import BatchShape
 from niyama.sim.bounds import bounds, mean_request
 from niyama.sim.capacity import Probe, Question, Search, _search_ahead, attempt, capacities, search_around
 from niyama.sim.live import ReplicaLimits, Role
@@ -21,6 +22,22 @@ from niyama.workload.tracefile import TraceRow
 
 UNLIMITED = ReplicaLimits(num_kv_tokens=10**9, max_num_seqs=10**6)
 PROFILE = "a100-80gb/llama-3-8b/tp1"
+
+
+class PairsAlone(ChunkSearch):
+    """A second per pair of prefill attention, and nothing for anything else."""
+
+    def predict_s(self, shape: BatchShape) -> float:
+        return shape.attention_pairs
+
+    def margin_s(self, predicted_s: float) -> float:
+        return 0.0
+
+    def observe(self, shape: BatchShape, duration_s: float) -> None:
+        raise AssertionError
+
+    def stats(self) -> dict[str, object]:
+        return {}
 
 
 def workload(trace: str, book: QosBook | None = None) -> Workload:
@@ -79,7 +96,22 @@ def test_bound_with_a_pace_counts_the_time_when_nobody_reads() -> None:
 def test_mean_request_weighs_the_context_by_the_tokens_that_see_it() -> None:
     rows = Shares([(TraceRow(None, 100, 1), 1.0), (TraceRow(None, 200, 3), 1.0)])
     found = mean_request(Workload(name="x", lengths=rows, book=paper_book(), arrivals=poisson))
-    assert found == (150.0, 1.0, 200.5)
+    # Prefill attention: half of (100 * 100 + 200 * 200) / 2, not half of 150 * 150.
+    assert found == (150.0, 1.0, 200.5, 12_500.0)
+
+
+def test_bound_counts_the_attention_of_long_prompts_not_of_the_mean_one() -> None:
+    """By a model that counts nothing else: 2 prompts of 100 and 300 tokens have 5000 and 45000 pairs."""
+
+    def bound_qps(*prompts: int, role: Role = "both") -> float:
+        rows = Shares([(TraceRow(None, prompt, 1), 1.0) for prompt in prompts])
+        found = Workload(name="x", lengths=rows, book=paper_book(), arrivals=poisson)
+        return bounds(found, PairsAlone(), ReplicaLimits(role=role)).qps
+
+    assert bound_qps(200) == pytest.approx(1 / (200**2 / 2))
+    assert bound_qps(100, 300) == pytest.approx(2 / (5_000 + 45_000))
+    # Where the prompt but for its last token is computed elsewhere, that token attends to all of it.
+    assert bound_qps(200, role="decode") == pytest.approx(1 / ((200**2 - 199**2) / 2))
 
 
 @pytest.mark.parametrize("answer", range(11))
@@ -178,6 +210,26 @@ def test_capacity_command_finds_the_best_chunk_of_policies_that_have_one(tmp_pat
     assert (best_qps, result["chunk"]["fcfs@best"]) in met
 
 
+def test_capacity_command_says_where_the_search_hit_its_ceiling(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out.json"
+    words = "capacity --requests 40 --resolution 2 --policies fcfs,edf --chunks 1 --json"
+    assert main([*words.split(), str(target)]) == 0
+    result = json.loads(target.read_text())
+    assert result["capped"] == ["edf", "edf@best"]
+    assert result["capacity_qps"]["edf"] == pytest.approx(result["bound_qps"])
+    text = capsys.readouterr().out
+    assert f"\nedf{'>= ' + format(result['bound_qps'], '.2f'):>21}" in text
+    assert f"\nfcfs{result['capacity_qps']['fcfs']:>20.2f}" in text
+    assert f"\nbound{result['bound_qps']:>19.2f}" in text
+    about_ceiling, about_length = result["notes"]
+    assert "no load above the bound was tried" in about_ceiling
+    seconds = 40 / result["bound_qps"]
+    assert about_length.startswith(f"requests arrived for {seconds:.0f} s, the longest promise is 1800 s; ")
+    assert text.endswith(f"\nnote: {about_ceiling}\nnote: {about_length}\n")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -194,6 +246,8 @@ def test_capacity_command_finds_the_best_chunk_of_policies_that_have_one(tmp_pat
         ("--kv-tokens 0", "num_kv_tokens: 0 is not allowed"),
         ("--hours 0", "--hours: 0 is not a duration"),
         ("--requests 0", "--requests: 0 is none"),
+        ("--requests 9 --hours 1", "--requests and --hours: both are given; allowed: one of them"),
+        ("--arrivals diurnal:0.5:1e9", "--arrivals: 'diurnal:0.5:1e9' has a period of more than a year"),
     ],
 )
 def test_capacity_command_refuses_bad_input_in_one_line(

@@ -91,6 +91,20 @@ def test_simulate_command_shows_a_table(capsys: pytest.CaptureFixture[str]) -> N
     assert "interactive" in capsys.readouterr().out
 
 
+def test_simulate_command_says_what_a_short_run_cannot_show(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--qps", "3", "--requests", "40"]) == 0
+    note = "requests arrived for 13 s, the longest promise is 1800 s; an overloaded server needs about"
+    assert f"\n\nnote: {note}" in capsys.readouterr().out
+    words = "simulate --qps 0.01 --hours 1.6 --mix background=1 --json -"
+    assert main(words.split()) == 0
+    assert json.loads(capsys.readouterr().out)["notes"] == []
+
+
+def test_simulate_command_refuses_two_lengths(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--qps", "3", "--requests", "40", "--hours", "1"]) == 2
+    assert "--requests and --hours: both are given; allowed: one of them" in capsys.readouterr().err
+
+
 def test_simulate_command_takes_a_trace_file_with_its_arrivals(tmp_path: Path) -> None:
     trace, target = tmp_path / "t.csv", tmp_path / "out.json"
     trace.write_text("arrived_at,num_prefill_tokens,num_decode_tokens,class\n0,9,2,batch\n1,9,2,batch\n")

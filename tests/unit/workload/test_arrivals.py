@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import pickle
 import random
 from itertools import islice, pairwise
 from statistics import fmean, pstdev
 
 import pytest
 
-from niyama.workload.arrivals import parse_arrivals
+from niyama.workload.arrivals import Periodic, parse_arrivals
 
 
 def take(text: str, qps: float, count: int, instants: list[float] | None = None) -> list[float]:
@@ -37,6 +38,16 @@ def test_square_wave_has_its_rate_in_each_half() -> None:
     instants = take("square:1:3:100", 2.0, 20_000)
     low = sum(at % 200 < 100 for at in instants)
     assert low / len(instants) == pytest.approx(0.25, abs=0.01)
+
+
+def test_periodic_process_knows_its_period_and_keeps_its_rate_over_it() -> None:
+    for text, period_s in (("square:1:3:1000", 2000.0), ("diurnal:0.8:2000", 2000.0)):
+        process = parse_arrivals(text, [])
+        assert isinstance(process, Periodic)
+        assert process.period_s == pytest.approx(period_s)
+        assert hash(process) == hash(pickle.loads(pickle.dumps(process)))
+        assert sum(at < period_s for at in take(text, 5.0, 12_000)) == pytest.approx(10_000, rel=0.05)
+    assert not isinstance(parse_arrivals("gamma:2", []), Periodic)
 
 
 def test_recorded_arrivals_used_up_are_repeated() -> None:

@@ -50,9 +50,7 @@ def _summary(done: Steps) -> dict[str, Any]:
             half = tokens
             break
     spent_s = sum(
-        b - a
-        for (a, b), tokens in zip(pairwise(done.ended_at), done.prefill_tokens[1:], strict=True)
-        if tokens
+        step_s for step_s, tokens in zip(done.durations_s, done.prefill_tokens, strict=True) if tokens
     )
     return {
         "minute": [list(pair) for pair in shown],

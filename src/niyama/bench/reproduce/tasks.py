@@ -198,6 +198,7 @@ class NotedModel:
     def __init__(self, model: LatencyModel) -> None:
         self._model = model
         self.shapes: list[BatchShape] = []
+        self.durations_s: list[float] = []
 
     def predict_s(self, shape: BatchShape) -> float:
         """See `LatencyModel.predict_s`."""
@@ -218,6 +219,7 @@ class NotedModel:
     def observe(self, shape: BatchShape, duration_s: float) -> None:
         """Note a step."""
         self.shapes.append(shape)
+        self.durations_s.append(duration_s)
         self._model.observe(shape, duration_s)
 
     def stats(self) -> Mapping[str, object]:
@@ -226,9 +228,13 @@ class NotedModel:
 
 
 class Steps(NamedTuple):
-    """What a replica did, step by step: the end of each, seconds, and its prefill and decode tokens."""
+    """What a replica did, step by step: the end of each and how long it took, its prefill and decode tokens.
+
+    Seconds. Between two steps the replica may have been idle, so a step may take less than from end to end.
+    """
 
     ended_at: list[float]
+    durations_s: list[float]
     prefill_tokens: list[int]
     decode_tokens: list[int]
     late: float
@@ -256,6 +262,7 @@ class StepSizes:
         late = sum(done.is_late(self.case.criterion) for done in run.served)
         return Steps(
             ended_at=list(run.replicas[0].ended_at),
+            durations_s=noted[-1].durations_s,
             prefill_tokens=[shape.num_prefill_tokens for shape in noted[-1].shapes],
             decode_tokens=[shape.num_decode_tokens for shape in noted[-1].shapes],
             late=late / max(1, len(run.served)),

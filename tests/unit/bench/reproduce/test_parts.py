@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from niyama.bench.reproduce import chunks
 from niyama.bench.reproduce.cases import Case, Trace, find_traces, tiers
 from niyama.bench.reproduce.lab import Lab
 from niyama.bench.reproduce.page import percent
 from niyama.bench.reproduce.registry import FIGURES, choose
-from niyama.bench.reproduce.tasks import BestChunk, Capacity, Load, StepSizes
+from niyama.bench.reproduce.tasks import BestChunk, Capacity, Load, Steps, StepSizes
 from niyama.bench.reproduce.variants import VARIANTS
 from niyama.sim.capacity import Question, probe
 from niyama.sim.run import Setup, simulate
@@ -92,6 +94,21 @@ def test_step_sizes_are_those_of_the_run_and_change_nothing() -> None:
     assert sum(steps.prefill_tokens) == sum(done.request.num_prompt_tokens for done in run.served)
     fixed = StepSizes(case("edf"), 4.0, 0.02).run()
     assert max(p + d for p, d in zip(fixed.prefill_tokens, fixed.decode_tokens, strict=True)) == 256
+
+
+def test_idle_time_before_a_prefill_is_not_counted_as_its_time() -> None:
+    steps = StepSizes(case("edf"), 0.2, 0.05).run()
+    gaps_s = [b - a for a, b in pairwise(steps.ended_at)]
+    assert all(took_s <= gap_s + 1e-9 for took_s, gap_s in zip(steps.durations_s[1:], gaps_s, strict=True))
+    assert sum(steps.durations_s) < 0.8 * sum(gaps_s)
+    idle = Steps(
+        ended_at=[1.0, 101.0, 102.0],
+        durations_s=[0.5, 0.5, 1.0],
+        prefill_tokens=[100, 300, 0],
+        decode_tokens=[0, 0, 2],
+        late=0.0,
+    )
+    assert chunks._summary(idle)["prefill_tokens_per_busy_s"] == pytest.approx(400 / (0.5 + 0.5))
 
 
 def test_ablation_switches_off_one_mechanism_each() -> None:
