@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from niyama.asking import ALL_KEYS
+from niyama.bench.compareresult import as_text
+from niyama.bench.findings import findings
 from niyama.qosfile import load_book, parse_book
 from niyama.scheduling.registry import POLICIES
 
@@ -30,6 +33,15 @@ def test_page_links_lead_to_files(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+def test_readme_shows_the_comparison_whose_figures_are_kept() -> None:
+    """`scripts/readme_table.py` writes both; nobody edits the one without the other."""
+    result = json.loads((ROOT / "docs" / "data" / "compare.json").read_text(encoding="utf-8"))
+    block = README.partition("<!-- compare:begin -->\n")[2].partition("<!-- compare:end -->")[0]
+    assert block == as_text(result)
+    assert result["findings"] == findings(result)
+    assert not result["shortened"]
 
 
 def test_request_page_names_every_key() -> None:

@@ -185,8 +185,7 @@ class Host:
         candidates = {**self._prefilling, **popped}
         # Where nothing runs though somebody is there, the engine has its own way for a step.
         ran = bool(output.num_scheduled_tokens)
-        waits = any(map(len, self._levers.queues)) or bool(self._scheduler.running)
-        self._is_stuck = self._plan is not None and waits and not ran
+        self._is_stuck = self._plan is not None and not ran and self._has_reason_to_run(self._plan)
         if not ran and not preempted:
             self._prefilling = candidates
             return
@@ -213,6 +212,11 @@ class Host:
         if not self._recovery.is_failed:
             self.policy.begin(launch)
         self._prefix.launched(launch, self._cached)
+
+    def _has_reason_to_run(self, plan: Plan) -> bool:
+        """Whether something was planned, or somebody is there and no step in flight will change anything."""
+        has_work = bool(self._scheduler.running) or any(map(len, self._levers.queues))
+        return bool(plan.chunks) or (has_work and not self._flight)
 
     def _cached(self, request_id: str, num_tokens: int) -> None:
         if not self._recovery.is_failed:
