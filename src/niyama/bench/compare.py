@@ -104,9 +104,10 @@ class Comparer:
             ServerError: a server does not start.
             ClientError: a request failed before a run.
             TargetError: a server cannot be measured.
-            StoreError: the folder cannot be read or written, or its load 1 is another one.
+            StoreError: the folder cannot be read or written, its load 1 is another one, or another
+                comparison is at work in it.
         """
-        with self._server:
+        with self.store.held(), self._server:
             self._find_basis()
             if self.what.wants_knee:
                 self._find_knees()

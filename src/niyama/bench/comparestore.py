@@ -4,15 +4,18 @@ DIR/settings.json          what all runs have in common; another comparison need
 DIR/basis.json             what stock vLLM sustains, and the step time of the SLO rule
 DIR/runs/CONTESTANT/RUN.json   one file per finished run
 DIR/logs                   output of the servers
+DIR/lock                   held by the one that runs, empty
 DIR/records/CONTESTANT/RUN/records.jsonl, .../CONTESTANT/decisions.jsonl, steps.jsonl
                            every request, decision and step, with --records
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,29 @@ class Store:
                     f"--out {folder}: it holds runs with {name} {shown(found.get(name))}, not "
                     f"{shown(plain.get(name))}; allowed: the same settings, or another folder"
                 )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other comparisons out until the block ends; whoever dies holds nothing.
+
+        Two at once would measure each other, and write the same files.
+
+        Raises:
+            StoreError: another comparison is at work in the folder, or it cannot be written.
+        """
+        try:
+            lock = (self.folder / "lock").open("a")
+        except OSError as error:
+            raise StoreError(one_line(f"--out {self.folder}: cannot write: {error.strerror}")) from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError(
+                    f"--out {self.folder}: another comparison is at work in it; allowed: to wait for its "
+                    "end, or another folder"
+                ) from None
+            yield
 
     def read(self, name: str) -> dict[str, Any] | None:
         """Return a file's object, or None if it is not there. Raises StoreError if it is damaged."""

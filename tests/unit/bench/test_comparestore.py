@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,21 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot make it"):
         Store(tmp_path / "file", SETTINGS)
+
+
+def test_a_folder_has_one_comparison_at_a_time(tmp_path: Path) -> None:
+    first, second = Store(tmp_path, SETTINGS), Store(tmp_path, SETTINGS)
+    with first.held(), pytest.raises(StoreError, match="another comparison is at work in it; allowed"):
+        second.held().__enter__()
+    with second.held():
+        pass
+
+
+def test_a_comparison_that_was_killed_keeps_nobody_out(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from niyama.bench.comparestore import Store\n"
+        "held = Store(Path(sys.argv[1]), {}).held(); held.__enter__(); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
+    with Store(tmp_path, {}).held():
+        pass
