@@ -18,6 +18,9 @@ import openai
 
 START_LIMIT_S = 240.0
 ANSWER_LIMIT_S = 60.0
+CONNECTIONS = httpx.Limits(keepalive_expiry=2.0)
+"""Connections are used again for so long only: the server closes idle ones after 5 s, httpx's own limit, and
+a request that crosses the closing is lost."""
 LIVE = ("queued", "prefilling", "decoding", "held", "relegated")
 
 
@@ -38,7 +41,9 @@ class Server:
         self.log_path = folder / "server.log"
         self.step_log_path = folder / "steps.jsonl"
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self.http = httpx.Client(base_url=url, headers=headers, timeout=ANSWER_LIMIT_S, trust_env=False)
+        self.http = httpx.Client(
+            base_url=url, headers=headers, timeout=ANSWER_LIMIT_S, limits=CONNECTIONS, trust_env=False
+        )
         self.openai = openai.OpenAI(
             base_url=f"{url}/v1",
             api_key=key or "none",
