@@ -218,7 +218,7 @@ def test_crowd_that_leaves_frees_everything(server: Server) -> None:
             "stream": True,
             "vllm_xargs": {"niyama_class": CLASS_OF_NUMBER[number % 3]},
         }
-        # Without certificates, and before all start: reading them takes a client half a second.
+        # Ready before all start, and without certificates to read, so that all ask at one instant.
         with httpx.Client(base_url=server.url, timeout=60, trust_env=False, verify=False) as client:
             ready.wait()
             with client.stream("POST", "/v1/completions", json=body):
