@@ -3,7 +3,8 @@
 The time of a step is the slack of the tightest decode; the chunk is the most prefill tokens whose
 predicted step, margin included, fits into it (paper, "Dynamic chunking"). A first token comes
 out when its step ends, so once a chunk completes an urgent prefill, what is put on top must leave
-half of the time until that is due.
+half of the time until that is due. While the gate is shut (`gate`), whom it holds is computed but for
+the last token.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Final
 
+from niyama.scheduling.gate import Gate
 from niyama.scheduling.ledger import Job, Phase
 from niyama.scheduling.limits import Limits
 from niyama.scheduling.policy import BatchShape, Chunk, LatencyModel
@@ -42,13 +44,15 @@ class Filled:
         self.is_blocked = False
 
 
-class _Places:
-    """What is left of the engine's room for requests that have not started."""
+class _Room:
+    """What is left of a step's time and tokens, and of the engine's places for who has not started."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, num_decode_tokens: int, limit_s: float | None) -> None:
         self._seqs = limits.free_seqs
         self._kv_tokens = limits.free_kv_tokens
         self._shared = limits.shared
+        self._tokens = limits.token_budget - num_decode_tokens
+        self._limit_s = limit_s
 
     def has_one_for(self, job: Job) -> bool:
         """Whether the whole prompt fits; cached blocks that nobody holds take room, too."""
@@ -58,11 +62,27 @@ class _Places:
             return True
         return self._num_unheld(job) + job.remaining <= self._kv_tokens
 
+    def num_tokens(self, job: Job, shape: BatchShape, most: int, model: LatencyModel) -> int:
+        """Return how many of up to `most` tokens of a job go on top of a step."""
+        num_tokens = most = min(most, self._tokens)
+        if self._limit_s is not None:
+            num_tokens = model.largest_chunk(shape, job.computed, self._limit_s, most)
+            # What time cuts off might as well be cut where the device is at its best: unused time is slack.
+            if 0 < num_tokens < most:
+                num_tokens = model.efficient_chunk(shape, job.computed, num_tokens)
+        return num_tokens
+
     def take(self, job: Job, num_tokens: int) -> None:
         if job.phase is Phase.WAITING:
             self._seqs -= 1
             self._kv_tokens -= self._num_unheld(job)
         self._kv_tokens -= num_tokens
+        self._tokens -= num_tokens
+
+    def end_in_time_for(self, job: Job, now_s: float) -> None:
+        """Leave time for a first token that comes out when the step ends."""
+        if self._limit_s is not None and job.due_at > now_s:
+            self._limit_s = min(self._limit_s, RIDE_SHARE * (job.due_at - now_s))
 
     def _num_unheld(self, job: Job) -> int:
         """Return the cached tokens of a waiting request that count as free until it starts."""
@@ -79,10 +99,13 @@ def fill(
     limit_s: float | None,
     limits: Limits,
     model: LatencyModel,
+    gate: Gate | None = None,
 ) -> Filled:
     """Give each job in turn as many tokens as time, budget and memory allow.
 
-    A job that the engine has no place for lets those pass that have theirs, and nobody else.
+    A job that the engine has no place for lets those pass that have theirs, and nobody else. Only the last
+    chunk leaves a rest, for vLLM gives all others what they lack: so a step serves one job that a shut gate
+    holds, behind the others, and ends before the next one.
 
     Args:
         jobs: Prefills, most urgent first; read only as far as needed.
@@ -93,41 +116,49 @@ def fill(
             but the token budget bounds it, whatever is due.
         limits: What the engine can take.
         model: Predicts the step.
+        gate: Whom it holds is computed but for the last token; None if it is open.
 
     Returns:
         Chunks within all limits (L2, L3, L7). Costs O(log n) per job read, blocked ones among them.
     """
     filled = Filled(shape)
-    tokens = limits.token_budget - shape.num_decode_tokens
-    places = _Places(limits)
+    room = _Room(limits, shape.num_decode_tokens, limit_s)
     order = iter(jobs)
     passed_over: list[str] = []
-    for job in _candidates(order, started, filled, places, limits.blocked):
-        num_tokens = min(job.remaining, tokens)
-        if limit_s is not None:
-            most = model.largest_chunk(filled.shape, job.computed, limit_s, num_tokens)
-            # What time cuts off might as well be cut where the device is at its best: unused time is slack.
-            if 0 < most < num_tokens:
-                most = model.efficient_chunk(filled.shape, job.computed, most)
-            num_tokens = most
-        if num_tokens <= 0:
+    kept_back: Chunk | None = None
+    for job in _candidates(order, started, filled, room, limits.blocked):
+        is_held = gate is not None and gate.holds(job)
+        if is_held and job.remaining == 1:
+            continue
+        if is_held and kept_back is not None:
+            break
+        most = job.remaining - 1 if is_held else job.remaining
+        num_tokens = room.num_tokens(job, filled.shape, most, model)
+        if num_tokens <= 0 or (kept_back is not None and num_tokens < most):
             passed_over.append(job.request_id)
             break
-        filled.chunks.append(Chunk(job.request_id, num_tokens))
         filled.shape = filled.shape.with_chunk(num_tokens, job.computed)
-        places.take(job, num_tokens)
-        tokens -= num_tokens
-        if num_tokens < job.remaining:
+        room.take(job, num_tokens)
+        if is_held:
+            kept_back = Chunk(job.request_id, num_tokens)
+            continue
+        filled.chunks.append(Chunk(job.request_id, num_tokens))
+        if num_tokens < most:
             break
-        if limit_s is not None and job.due_at > now_s:
-            limit_s = min(limit_s, RIDE_SHARE * (job.due_at - now_s))
+        room.end_in_time_for(job, now_s)
+    if kept_back is not None:
+        filled.chunks.append(kept_back)
     if filled.chunks:
-        filled.spares = _next_in_line(passed_over, order, filled.chunks, limits.blocked)
+        filled.spares = _next_in_line(passed_over, order, filled.chunks, limits.blocked, gate)
     return filled
 
 
 def _next_in_line(
-    passed_over: list[str], order: Iterator[Job], chunks: list[Chunk], blocked: Container[str]
+    passed_over: list[str],
+    order: Iterator[Job],
+    chunks: list[Chunk],
+    blocked: Container[str],
+    gate: Gate | None,
 ) -> Iterator[str]:
     """Yield who was passed over and who comes behind, but for those that run."""
     yield from passed_over
@@ -137,7 +168,8 @@ def _next_in_line(
         job = next(order, None)
         if job is None:
             return
-        if job.request_id not in known and job.request_id not in blocked:
+        is_held = gate is not None and gate.holds(job)
+        if job.request_id not in known and job.request_id not in blocked and not is_held:
             left -= 1
             yield job.request_id
 
@@ -146,7 +178,7 @@ def _candidates(
     order: Iterator[Job],
     started: Callable[[], Iterable[Job]],
     filled: Filled,
-    places: _Places,
+    room: _Room,
     blocked: Container[str],
 ) -> Iterator[Job]:
     """Yield who may run, in order; after the first without a place, only those that have begun."""
@@ -158,7 +190,7 @@ def _candidates(
                 filled.is_blocked = True
                 kept_out = kept_out or job
                 continue
-            if not places.has_one_for(job):
+            if not room.has_one_for(job):
                 break
         yield job
     else:

@@ -10,7 +10,8 @@ Each step:
      back who fits again (eager relegation).
   4. The time of the step is the slack of the tightest decode; fill it with prefill tokens, most
      urgent first, set-aside requests last (dynamic chunking).
-  5. A started prefill that is not among them is held: its KV stays (selective preemption).
+  5. A started prefill that is not among them is held: its KV stays (selective preemption). While nobody
+     reads along and the engine is busy, those that would bring a reader wait to begin together (`gate`).
 Every decode runs in every step, unless it has time and an urgent prefill needs what it costs.
 """
 
@@ -25,7 +26,8 @@ from niyama.scheduling.backlog import Backlog, FullKey, Item
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.chunking import Filled, fill
 from niyama.scheduling.deadlines import Anchor, unhurried_step_s
-from niyama.scheduling.ledger import Job
+from niyama.scheduling.gate import Gate
+from niyama.scheduling.ledger import Job, Phase
 from niyama.scheduling.limits import Limits
 from niyama.scheduling.load import Load
 from niyama.scheduling.policy import BatchShape, LatencyModel, Launch, Plan, Request, StepOutcome
@@ -33,6 +35,7 @@ from niyama.scheduling.priority import hybrid_key
 from niyama.scheduling.relegation import Relegated, find_victim
 from niyama.scheduling.shares import BEYOND, NUM_STANDINGS, WITHIN, Shares
 from niyama.scheduling.sitting import GUARD_STEPS, PRESSED_STEPS, Sitting, sit_out
+from niyama.scheduling.stalls import Stalls
 
 DRIFT: Final = 1.2
 """The backlog's work is measured anew when the service time of a token changes by this factor."""
@@ -40,23 +43,17 @@ DRIFT: Final = 1.2
 REKEY_EVERY: Final = 4
 """After such a change one request is put in order anew in so many steps, from the most urgent on."""
 
-STALL_STEPS: Final = 2.0
-STALL_OVERRUNS: Final = 2.0
-"""A stall lasts so many times the worst that a step lately took beyond prediction and margin, at most so
-many average steps. More than once: tokens have a way to go yet."""
-
 RESERVE_SHARE: Final = 0.5
 """Of the slack at most this share is kept for a stall: in the long run one token's time, so that a token
 may come as late as that."""
-
-OVERRUN_MEMORY_S: Final = 60.0
-FIRST_OVERRUN_S: Final = 0.025
-"""How long the worst step counts, fading, and what is assumed of an engine that has shown nothing."""
 
 SHARE_RATE: Final = 0.05
 FORGET_RATE: Final = 0.0002
 """Weight of a step in what sitting out is expected to be worth: one in which something is urgent, and
 one in which nothing is."""
+
+GATE_LOAD: Final = 0.8
+"""The gate is open while less than this share of the engine is asked for."""
 
 RELEGATIONS_PER_STEP: Final = 8
 """A bound on a step's work; the first who would be late is dealt with first."""
@@ -81,7 +78,8 @@ class NiyamaPolicy(BasePolicy):
         self._restorable = Relegated()
         self._token_s = self.token_s
         self._sweeps: list[tuple[Backlog, FullKey | None]] = []
-        self._overrun_s = FIRST_OVERRUN_S
+        self._stalls = Stalls()
+        self._gate = Gate()
 
     @property
     def alpha_s(self) -> float:
@@ -120,29 +118,51 @@ class NiyamaPolicy(BasePolicy):
         """See `Policy.depart`."""
         job = self.ledger.jobs.get(request_id)
         super().depart(request_id, now_s, finished=finished)
+        self._gate.end(request_id)
         if job is not None:
             self.shares.answered(job.request, job.num_emitted, now_s)
 
     def plan(self, now_s: float, limits: Limits) -> Plan:
         """See `Policy.plan`. O(log n) in waiting requests; nothing per decode unless something is urgent."""
         self._follow_load(now_s)
-        stall_s = self._stall_s
+        stall_s = self._stalls.stall_s(self.step_s)
         relegated = self._relegate(now_s + stall_s)
         restored = self._restore(now_s + stall_s)
         slack_s = self.slack_s(now_s)
         # Part is kept so that a stall breaks no promise. It costs little: what one step leaves unused is
         # slack for the next, until somebody begins to decode who has none.
         time_s = slack_s - max(0.0, min(stall_s, RESERVE_SHARE * slack_s))
-        sitting = self._sit_out(now_s, slack_s, time_s, limits)
-        filled = self._fill(sitting.decodes, now_s, time_s, limits)
+        shut_s, self._found_share = self._shut_s(now_s), None
+        sitting = self._sit_out(now_s, slack_s, time_s, limits) if not shut_s else self._nobody(limits)
+        filled = self._fill(sitting.decodes, now_s, time_s, shut_s, limits)
         if sitting.request_ids and not filled.chunks:
             sitting = self._nobody(limits)
-            filled = self._fill(sitting.decodes, now_s, time_s, limits)
+            filled = self._fill(sitting.decodes, now_s, time_s, shut_s, limits)
         self.num_sitting = len(sitting.request_ids)
         return self._planned(filled, slack_s, relegated, restored, sitting.request_ids)
 
-    def _fill(self, decodes: BatchShape, now_s: float, time_s: float, limits: Limits) -> Filled:
-        return fill(self.in_order(), self.started_in_order, decodes, now_s, time_s, limits, self.model)
+    def _fill(
+        self, decodes: BatchShape, now_s: float, time_s: float, shut_s: float, limits: Limits
+    ) -> Filled:
+        """Return the step's prefills; the gate is opened if others have no work for the time."""
+        started, model = self.started_in_order, self.model
+        if shut_s > 0:
+            until_s = min(time_s, shut_s)
+            filled = fill(self.in_order(), started, decodes, now_s, until_s, limits, model, self._gate)
+            if filled.chunks:
+                return filled
+        return fill(self.in_order(), started, decodes, now_s, time_s, limits, model)
+
+    def _shut_s(self, now_s: float) -> float:
+        """Return for how long the gate may stay shut, seconds, 0 for not at all.
+
+        It keeps first tokens back, so only an engine that needs the time shuts it; and by the paper's
+        criterion a token that comes early gives time to those behind it.
+        """
+        if self.anchor != "strict" or self.load.share(now_s) < GATE_LOAD:
+            return 0.0
+        shut_s = self._gate.shut_s(now_s)
+        return shut_s if shut_s > self.step_s else 0.0
 
     def _nobody(self, limits: Limits) -> Sitting:
         return Sitting([], self.ledger.decode_shape(limits.tokens_per_decode), 1.0)
@@ -175,6 +195,10 @@ class NiyamaPolicy(BasePolicy):
     def begin(self, launch: Launch) -> None:
         """See `Policy.begin`."""
         super().begin(launch)
+        for done in launch.prefills:
+            job = self.ledger.jobs.get(done.request_id)
+            if job is not None and job.phase is Phase.DECODING:
+                self._gate.begin(job)
         self._sat_in_vain = self.num_sitting > 0 and not launch.prefills
         if self._found_share is not None:
             self._share += SHARE_RATE * (self._found_share - self._share)
@@ -186,15 +210,8 @@ class NiyamaPolicy(BasePolicy):
         duration_s = outcome.ended_at - outcome.started_at
         if outcome.is_clean and duration_s > 0:
             predicted_s = self.model.predict_s(outcome.launch.shape)
-            overrun_s = duration_s - predicted_s - self.model.margin_s(predicted_s)
-            self._overrun_s *= 1.0 - min(1.0, duration_s / OVERRUN_MEMORY_S)
-            self._overrun_s = max(self._overrun_s, overrun_s)
+            self._stalls.observe(duration_s, predicted_s + self.model.margin_s(predicted_s))
         super().observe(outcome)
-
-    @property
-    def _stall_s(self) -> float:
-        """The time by which anything may come later than predicted, as far as the engine showed."""
-        return min(STALL_STEPS * self.step_s, STALL_OVERRUNS * self._overrun_s)
 
     def _follow_load(self, now_s: float) -> None:
         """Let alpha, the shares and the measured service time act on the order, one request at a time."""
@@ -287,12 +304,19 @@ class NiyamaPolicy(BasePolicy):
         key = hybrid_key(job, job.due_at, *weights)
         rank = (NUM_STANDINGS * int(job.request.importance) + job.standing, job.request.priority)
         if job.relegated:
+            self._gate.discard(job.request_id)
             self.set_aside.put(job.request_id, (float(rank[0] // WITHIN), key[0]), work_s, job.due_at, rank)
             self._restorable.update(Item(job.request_id, key, work_s, job.due_at, rank))
         else:
+            self._gate.wait(job)
             self.backlog.put(job.request_id, key, work_s, job.due_at, rank)
 
+    def _evict(self, request_id: str) -> None:
+        super()._evict(request_id)
+        self._gate.end(request_id)
+
     def _dequeue(self, job: Job) -> None:
+        self._gate.discard(job.request_id)
         self.backlog.discard(job.request_id)
         self.set_aside.discard(job.request_id)
         self._restorable.discard(job.request_id)

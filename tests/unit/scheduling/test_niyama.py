@@ -169,7 +169,7 @@ def test_chunk_is_what_fits_the_time_until_the_next_token_is_due() -> None:
     assert isinstance(policy, NiyamaPolicy)
     plan = policy.plan(host.now_s, LIMITS)
     assert plan.slack_s == 0.5
-    time_s = 0.5 - min(policy._stall_s, RESERVE_SHARE * 0.5)
+    time_s = 0.5 - min(policy._stalls.stall_s(policy.step_s), RESERVE_SHARE * 0.5)
     assert [chunk.request_id for chunk in plan.chunks] == ["batch"]
     assert plan.chunks[0].num_tokens == math.floor((time_s - 0.125) * 512)
     assert 80 < plan.chunks[0].num_tokens <= 192
@@ -192,16 +192,16 @@ def test_reserve_follows_what_the_engine_showed() -> None:
     ask(host, "reader", Slo(ttft_s=9.0, tbt_s=0.5), 64, num_output=4000)
     policy = host.policy
     assert isinstance(policy, NiyamaPolicy)
-    assert policy._stall_s > 0, "nothing is known of a new engine"
+    assert policy._stalls.stall_s(policy.step_s) > 0, "nothing is known of a new engine"
     for _ in range(3999):
         host.step()
-    assert policy._stall_s < 0.03, "it has kept to its times for two minutes"
+    assert policy._stalls.stall_s(policy.step_s) < 0.03, "it has kept to its times for two minutes"
     launch = Launch(host.now_s, [], BatchShape(0, 1, 64))
     policy.begin(launch)
     predicted_s = policy.model.predict_s(launch.shape)
     late_s = predicted_s + policy.model.margin_s(predicted_s) + 0.1
     policy.observe(StepOutcome(launch, started_at=host.now_s, ended_at=host.now_s + late_s))
-    assert policy._stall_s == pytest.approx(0.2, rel=0.05)
+    assert policy._stalls.stall_s(policy.step_s) == pytest.approx(0.2, rel=0.05)
 
 
 def test_tokens_that_come_early_earn_slack_for_a_larger_chunk() -> None:
