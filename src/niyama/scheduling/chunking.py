@@ -141,6 +141,8 @@ def fill(
         room.take(job, num_tokens)
         if is_held:
             kept_back = Chunk(job.request_id, num_tokens)
+            if job.phase is Phase.PREFILLING:
+                break  # vLLM would serve it before all who have not begun, and to its end
             continue
         filled.chunks.append(Chunk(job.request_id, num_tokens))
         if num_tokens < most:
