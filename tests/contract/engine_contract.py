@@ -12,6 +12,7 @@ from tests.contract.hosts import (
     ENGINE_BUDGET,
     MAX_SEQS,
     TOKEN_BUDGET,
+    Busy,
     HostMaker,
     Niyama,
     Scripted,
@@ -257,6 +258,28 @@ class EngineContract:
         # A pace that the engine cannot keep is stretched, so some prefill runs beside the tight one.
         assert largest["patient"] == ENGINE_BUDGET - 1
         assert largest["tight"] < ENGINE_BUDGET // 2
+
+    def test_reader_begins_at_once_where_there_is_time(self, make_host: HostMaker) -> None:
+        host = make_host(Niyama)
+        host.submit("batch", 1500, 2, "major")
+        host.submit("reader", 300, 3, "reader")
+        run(host)
+        assert list(host.first_tokens()) == ["reader", "batch"]
+
+    def test_reader_waits_before_its_last_prompt_token_while_others_need_the_time(
+        self, make_host: HostMaker
+    ) -> None:
+        host = make_host(Busy)
+        host.submit("batch", 1500, 2, "major")
+        host.submit("reader", 300, 3, "reader")
+        run(host, until=lambda: host.num_output_tokens("batch") > 0)
+        assert host.num_computed_tokens("reader") == 299
+        assert host.num_output_tokens("reader") == 0
+        run(host)
+        assert [host.policy.num_prefilled(name) for name in ("batch", "reader")] == [1500, 300]
+        assert [host.num_output_tokens(name) for name in ("batch", "reader")] == [2, 3]
+        assert not host.policy.preempted
+        assert_empty(host)
 
     def test_mixed_requests_all_finish_in_full_under_memory_pressure(self, make_host: HostMaker) -> None:
         host = make_host(Niyama, 1024)

@@ -7,9 +7,11 @@ from typing import Any, Protocol, TypeVar
 
 from tests.orderless import Orderless
 
+from niyama.qos import Importance
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.ledger import Job, Phase
 from niyama.scheduling.limits import Limits
+from niyama.scheduling.load import SHORTEST_S
 from niyama.scheduling.niyama import NiyamaPolicy
 from niyama.scheduling.policy import Chunk, LatencyModel, Launch, Plan
 
@@ -31,6 +33,7 @@ BOOK: dict[str, Any] = {
         "patient": {"ttft": "1h", "tbt": "1h"},
         "sooner": {"ttft": "30min", "tbt": "1h"},
         "tight": {"ttft": "1h", "tbt": "0.1ms"},
+        "reader": {"ttft": "30min", "tbt": "0.1ms"},
         "lost": {"ttft": "0.1ms"},
         "lost-major": {"ttft": "0.1ms", "importance": "high"},
         "lost-minor": {"ttft": "0.1ms", "importance": "low"},
@@ -133,6 +136,16 @@ class Scripted(Observed, _Script):
 
 class Niyama(Observed, NiyamaPolicy):
     """The policy itself."""
+
+
+class Busy(Niyama):
+    """The policy on an engine of which almost everything was asked lately."""
+
+    def plan(self, now_s: float, limits: Limits) -> Plan:
+        if not self.plans:
+            work_s = 0.9 * SHORTEST_S
+            self.load.offer(work_s, work_s, int(Importance.NORMAL), now_s)
+        return super().plan(now_s, limits)
 
 
 P = TypeVar("P", bound=Observed)

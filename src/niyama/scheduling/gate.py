@@ -13,8 +13,9 @@ import heapq
 import math
 from typing import Final
 
+from niyama.qos import Slo
 from niyama.scheduling.ledger import Job
-from niyama.scheduling.pacing import MIN_HEAP, STALE_SHARE, on_grid
+from niyama.scheduling.pacing import MIN_HEAP, PACE_CAP_S, STALE_SHARE, on_grid
 
 GUARD_SHARE: Final = 0.25
 """Who waits at the gate begins when this share of its TTFT is left, for steps, stalls and other prefills."""
@@ -34,14 +35,14 @@ class Gate:
 
     def wait(self, job: Job) -> None:
         """Count a prefill among those who wait; nothing changes for one that does. O(log n)."""
-        slo, request_id = job.request.slo, job.request_id
-        if slo.tbt_s is None or slo.ttft_s is None:
+        request_id, ttft_s = job.request_id, job.request.slo.ttft_s
+        pace_s = _pace_s(job.request.slo)
+        if ttft_s is None or pace_s == math.inf:
             return
-        begins_at = job.due_at - GUARD_SHARE * slo.ttft_s
+        begins_at = job.due_at - GUARD_SHARE * ttft_s
         if self._begins_at.get(request_id) == begins_at:
             return
         self._begins_at[request_id] = begins_at
-        pace_s = on_grid(slo.tbt_s)
         heap = self._heaps.setdefault(pace_s, [])
         heapq.heappush(heap, (begins_at, request_id))
         if len(heap) > STALE_SHARE * len(self._begins_at) + MIN_HEAP:
@@ -92,5 +93,11 @@ class Gate:
 
     def holds(self, job: Job) -> bool:
         """Whether a prefill would make steps shorter than they are if it ended. O(paces)."""
-        slo = job.request.slo
-        return slo.tbt_s is not None and slo.ttft_s is not None and on_grid(slo.tbt_s) < self.pace_s
+        return _pace_s(job.request.slo) < self.pace_s
+
+
+def _pace_s(slo: Slo) -> float:
+    """Return the pace for whose sake a request may wait; infinite if it may not, or no step is as long."""
+    if slo.ttft_s is None or slo.tbt_s is None or slo.tbt_s >= PACE_CAP_S:
+        return math.inf
+    return on_grid(slo.tbt_s)

@@ -75,8 +75,8 @@ def test_reader_counts_once() -> None:
     assert gate.pace_s == math.inf
 
 
-@pytest.mark.parametrize("slo", [BATCH, Slo(), Slo(ttft_s=1.0), Slo(tbt_s=0.05)])
-def test_gate_holds_nobody_without_both_a_ttft_and_a_tbt(slo: Slo) -> None:
+@pytest.mark.parametrize("slo", [BATCH, Slo(), Slo(ttft_s=1.0), Slo(tbt_s=0.05), Slo(ttft_s=1.0, tbt_s=2.0)])
+def test_gate_holds_nobody_whose_wait_has_no_end_or_no_use(slo: Slo) -> None:
     gate = Gate()
     gate.wait(job("any", slo))
     assert not gate.holds(job("any", slo))

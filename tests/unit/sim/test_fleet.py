@@ -81,17 +81,21 @@ def test_slack_aware_router_bunches_requests_with_a_pace() -> None:
     assert all(counts["batch"] > 0 for counts in others)
 
 
+def device_s(policy: str, router: str) -> float:
+    """Return the time that all devices need, not the last one's: which replica ends last is luck."""
+    total_s = 0.0
+    for seed in range(2):
+        setup = Setup(policy=policy, num_replicas=4, router=ROUTERS[router])
+        run = simulate(setup, replace(WORKLOAD, seed=seed).requests(22.0, 4000))
+        total_s += sum(replica.now_s for replica in run.replicas)
+    return total_s
+
+
 def test_bunched_paces_leave_the_fleet_more_throughput() -> None:
-    # The time that all devices need, not the last one's: which replica ends last is luck.
-    device_s = {}
-    for name in ("least-loaded", "slack-aware"):
-        total_s = 0.0
-        for seed in range(2):
-            setup = Setup(policy="niyama", num_replicas=4, router=ROUTERS[name])
-            run = simulate(setup, replace(WORKLOAD, seed=seed).requests(22.0, 4000))
-            total_s += sum(replica.now_s for replica in run.replicas)
-        device_s[name] = total_s
-    assert device_s["slack-aware"] < 0.97 * device_s["least-loaded"]
+    # A replica of `niyama` bunches its readers as well, so the router has less to add than under `paper`.
+    bunched_s = device_s("niyama", "slack-aware")
+    assert bunched_s < 0.98 * device_s("niyama", "least-loaded")
+    assert bunched_s < 0.96 * device_s("paper", "least-loaded")
 
 
 def test_reports_are_renewed_once_per_period_and_count_what_was_sent_since() -> None:
