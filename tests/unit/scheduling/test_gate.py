@@ -220,3 +220,16 @@ def test_evicted_reader_reads_no_more_and_goes_on_at_once() -> None:
     assert policy._gate.pace_s < 0.05 + 1e-9
     policy._evict("r1")
     assert policy._gate.pace_s == math.inf
+
+
+def test_gate_is_open_where_memory_is_short() -> None:
+    host = busy_host()
+    ask(host, "batch", BATCH, 40_000, 1)
+    ask(host, "r1", FAST, 500, 20)
+    while host.now_s < 1.0:
+        host.step()
+    runs = {
+        free: [chunk.request_id for chunk in host.policy.plan(host.now_s, Limits(1024, 8, free)).chunks]
+        for free in (499, 498)
+    }
+    assert runs == {499: ["batch"], 498: ["r1", "batch"]}
