@@ -19,7 +19,9 @@ ALPHAS_MS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 PUBLISHED_MS = 8.0
 
-NIYAMA_ALONE = frozenset(f"niyama.scheduling.{name}" for name in ("load", "niyama", "priority", "relegation"))
+NIYAMA_ALONE = frozenset(
+    f"niyama.scheduling.{name}" for name in ("gate", "load", "niyama", "priority", "relegation", "stalls")
+)
 """Modules that no other policy here runs through."""
 
 OTHER_MODULES = ("sim.capacity", "sim.run", "sim.verdicts", "workload.arrivals", "workload.generate")

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 from niyama.durations import MAX_DURATION_S
 from niyama.latency import get_profile, kv_tokens, profile_names
@@ -125,6 +126,11 @@ class Emulation:
         """Size of the KV cache, tokens."""
         return kv_tokens(self.profile) if self.kv_tokens is None else self.kv_tokens
 
+    @property
+    def words(self) -> str:
+        """What a report says of it."""
+        return f"EMULATED step times of {self.profile}, {self.speedup:g} times faster"
+
     def to_json(self) -> str:
         """Return the emulation as the JSON object that `from_mapping` takes."""
         return json.dumps({key: getattr(self, key) for key in _KEYS}, separators=(",", ":"))
@@ -163,6 +169,17 @@ class Emulation:
             raise EmulationError(
                 one_line(f"{EMULATION_VARIABLE}: not JSON: {error}; allowed: an object with 'profile'")
             ) from None
+
+
+def emulated_words(vllm_config: Any) -> str | None:
+    """Return what a report says of an engine with vLLM's config; None if it computes.
+
+    Raises:
+        EmulationError: it has our worker, and the emulation is not usable.
+    """
+    if vllm_config.parallel_config.worker_cls != WORKER:
+        return None
+    return Emulation.from_environment(vllm_config.additional_config).words
 
 
 def scaled_book(book: QosBook, speedup: float) -> QosBook:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from niyama.emulation import CONFIG_KEY, Emulation, EmulationError, scaled_book
+from niyama.emulation import CONFIG_KEY, WORKER, Emulation, EmulationError, emulated_words, scaled_book
 from niyama.qos import paper_book
 from niyama.qosfile import book_from_mapping, book_to_mapping
 
@@ -21,6 +22,17 @@ def test_additional_config_wins_over_the_environment() -> None:
     environ = {"NIYAMA_EMULATION": Emulation(A100, 4).to_json()}
     found = Emulation.from_environment({CONFIG_KEY: {"profile": A100, "speedup": 2}}, environ)
     assert found.speedup == 2
+
+
+@pytest.mark.parametrize(
+    ("worker", "words"), [("auto", None), (WORKER, f"EMULATED step times of {A100}, 4 times faster")]
+)
+def test_engine_says_whose_step_times_it_imitates(worker: str, words: str | None) -> None:
+    config = SimpleNamespace(
+        parallel_config=SimpleNamespace(worker_cls=worker),
+        additional_config={CONFIG_KEY: {"profile": A100, "speedup": 4}},
+    )
+    assert emulated_words(config) == words
 
 
 @pytest.mark.parametrize(

@@ -99,10 +99,7 @@ class Engine:
         model = "the demo model" if self.model is None else self.model
         if self.emulation is None:
             return f"vLLM computing {model}"
-        return (
-            f"vLLM with EMULATED step times of {self.emulation.profile}, {self.emulation.speedup:g} times "
-            "faster, SLOs divided alike; no model is computed"
-        )
+        return f"vLLM with {self.emulation.words}, SLOs divided alike; no model is computed"
 
     @property
     def our_tokens(self) -> int:

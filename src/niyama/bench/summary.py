@@ -21,6 +21,7 @@ def _head(result: Result) -> list[str]:
     who = [target["model"], target["endpoint"]]
     who += [f"vLLM {target['vllm_version']}"] if target["vllm_version"] else []
     who += [f"policy {target['policy']}"] if target["policy"] else []
+    who += [target["emulated"]] if target.get("emulated") else []
     load = (
         ""
         if workload["load"] is None

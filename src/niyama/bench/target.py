@@ -44,6 +44,7 @@ class Target:
         max_model_len: Tokens of prompt and output together; None if it does not say.
         vllm_version: None if it is not vLLM.
         policy: Niyama's policy; None if the scheduler is another one.
+        emulated: Whose step times a server of ours imitates; None if it does not say so.
     """
 
     url: str
@@ -58,6 +59,7 @@ class Target:
     max_model_len: int | None = None
     vllm_version: str | None = None
     policy: str | None = None
+    emulated: str | None = None
 
     @property
     def path(self) -> str:
@@ -83,7 +85,7 @@ class Target:
 
     def to_json(self) -> dict[str, Any]:
         """Return what the header of the records says of the server; never the key."""
-        names = ("url", "model", "endpoint", "vllm_version", "policy", "max_model_len")
+        names = ("url", "model", "endpoint", "vllm_version", "policy", "emulated", "max_model_len")
         return {
             **{name: getattr(self, name) for name in names},
             "token_times": "every token" if self.is_counted else "every event",
@@ -98,6 +100,7 @@ class _Look:
     models: list[dict[str, Any]] = field(default_factory=list)
     vllm_version: str | None = None
     policy: str | None = None
+    emulated: str | None = None
     has_tokenize: bool = False
 
 
@@ -131,6 +134,7 @@ async def find_target(
         max_model_len=served.get(model, {}).get("max_model_len"),
         vllm_version=look.vllm_version,
         policy=look.policy,
+        emulated=look.emulated,
     )
     return await _fitted(session, full)
 
@@ -199,6 +203,7 @@ async def _look(session: ClientSession, url: str, headers: Mapping[str, str]) ->
     if isinstance(state, dict):
         engines = [engine for engine in state.get("engines", {}).values() if isinstance(engine, dict)]
         look.policy = str(engines[0].get("policy")) if engines else None
+        look.emulated = next((str(engine["emulated"]) for engine in engines if engine.get("emulated")), None)
     status, _ = await get_json(session, f"{url}/tokenize", headers, {"prompt": "a"})
     look.has_tokenize = status == 200
     return look

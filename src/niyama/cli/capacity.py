@@ -134,7 +134,7 @@ def _search(
     progress = Progress("capacity")
 
     def show(found: Probe) -> None:
-        verdict = "in time" if found.is_met else f"{max(found.late_share.values()):.1%} of a class late"
+        verdict = "in time" if found.is_met else f"{max(found.late_share.values()):.2%} of a class late"
         progress.show(f"{found.policy} at {found.qps:.2f} requests/s: {verdict}")
 
     try:

@@ -113,7 +113,7 @@ def make_plan(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
     progress = Progress("plan")
 
     def show(name: str, probe: SizeProbe) -> None:
-        verdict = "in time" if probe.is_met else f"{max(probe.late_share.values()):.1%} of a class late"
+        verdict = "in time" if probe.is_met else f"{max(probe.late_share.values()):.2%} of a class late"
         progress.show(f"{name} on {probe.replicas} replicas: {verdict}")
 
     try:

@@ -130,6 +130,7 @@ class State(TypedDict):
     Attributes:
         policy: Name of the policy.
         vllm_version: Version of the engine around it.
+        emulated: The device whose step times the engine imitates, and how much faster; None if it computes.
         step: Steps scheduled so far.
         num_running: Requests in vLLM's running list.
         num_waiting: Requests in vLLM's waiting queues.
@@ -145,6 +146,7 @@ class State(TypedDict):
 
     policy: str
     vllm_version: str
+    emulated: str | None
     step: int
     num_running: int
     num_waiting: int

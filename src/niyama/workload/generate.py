@@ -11,14 +11,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
+from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from niyama.qos import Importance, QosBook
 from niyama.scheduling.policy import Request
-from niyama.wording import listed
+from niyama.wording import listed, one_line
 from niyama.workload.presets import PRESETS, load_preset
 from niyama.workload.streams import stream
-from niyama.workload.tracefile import TraceRow, load_trace
+from niyama.workload.tracefile import TraceError, TraceRow, load_trace
 
 MAX_OUTPUT_TOKENS = 4096
 """The bound that every client sets on its answer, unless the trace has longer ones."""
@@ -162,6 +163,9 @@ def load_lengths(trace: str) -> Shares[TraceRow]:
                 for cell in load_preset(trace)
             ]
         )
+    if not Path(trace).exists():
+        allowed = f"a CSV or JSONL file, or {listed(PRESETS)}"
+        raise TraceError(one_line(f"{trace}: no such trace; allowed: {allowed}"))
     return Shares([(row, 1.0) for row in load_trace(trace)])
 
 

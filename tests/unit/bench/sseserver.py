@@ -96,6 +96,7 @@ class SseServer:
         script: How completions are answered.
         is_vllm: Whether it has `/version`, `/tokenize` and vLLM's options.
         classes: What `/niyama/classes` says; None for 404.
+        emulated: What `/niyama/state` says of the device.
         refusal: Status and body of `/niyama/...`, in place of the classes; None to refuse nothing.
         key: The API key that it wants.
         seen: Bodies of the completions, in order of arrival.
@@ -107,6 +108,7 @@ class SseServer:
     script: Script = answer_fully
     is_vllm: bool = True
     classes: list[dict[str, Any]] | None = None
+    emulated: str | None = None
     refusal: tuple[int, object] | None = None
     key: str | None = None
     metrics: str = ""
@@ -147,7 +149,7 @@ class SseServer:
         elif path == "/niyama/classes" and self.classes is not None:
             await reply.refuse(200, {"classes": self.classes})
         elif path == "/niyama/state" and self.classes is not None:
-            await reply.refuse(200, {"engines": {"0": {"policy": "edf"}}})
+            await reply.refuse(200, {"engines": {"0": {"policy": "edf", "emulated": self.emulated}}})
         elif path == "/version" and self.is_vllm:
             await reply.refuse(200, {"version": "0.32.0"})
         elif path == "/tokenize" and self.is_vllm:

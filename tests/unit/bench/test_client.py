@@ -165,6 +165,15 @@ def ask_for_classes(url: str) -> QosBook | None:
     return run_async(work())
 
 
+def test_target_names_the_policy_and_whose_step_times_are_imitated() -> None:
+    with sse_server(classes=[], emulated="EMULATED step times of x, 8 times faster") as server:
+        found = look(server.url)
+    assert found.policy == "edf"
+    assert found.to_json()["emulated"] == "EMULATED step times of x, 8 times faster"
+    with sse_server(classes=[]) as server:
+        assert look(server.url).to_json()["emulated"] is None
+
+
 @pytest.mark.parametrize(
     "refusal", [None, (503, {"error": {"message": "Not Niyama's.", "code": "not_niyama"}}), (200, [])]
 )

@@ -80,7 +80,7 @@ def test_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
         (["--qps", "1", "--endpoint", "talk"], "--endpoint: 'talk' is unknown; allowed: completions, chat"),
         (["--qps", "1", "--carrier", "pigeon"], "--carrier: 'pigeon' is unknown; allowed: xargs"),
         (["--qps", "1", "--mix", "gold=1"], "'gold' is not in the QoS book"),
-        (["--qps", "1", "--trace", "none.csv"], "none.csv: cannot read the trace"),
+        (["--qps", "1", "--trace", "none.csv"], "none.csv: no such trace"),
         (["--qps", "1", "--qos", "none.yaml"], "none.yaml: cannot read the QoS file"),
         (["--arrivals", "recorded"], "--arrivals: the trace has no recorded arrivals"),
         (["--qps", "1", "--model", "big"], "model 'big' is not served; allowed: tiny"),

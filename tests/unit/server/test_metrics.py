@@ -29,6 +29,7 @@ CHAT = {"qos_class": "chat", **WHERE}
 def state_of(telemetry: Telemetry) -> State:
     return {
         "policy": "niyama",
+        "emulated": None,
         "vllm_version": "0.0",
         "step": 1,
         "num_running": 2,

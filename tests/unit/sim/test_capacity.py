@@ -239,7 +239,7 @@ def test_capacity_command_says_where_the_search_hit_its_ceiling(
         ("--chunks 256,many", "--chunks: 'many' is no chunk; allowed: tokens per step, >= 1"),
         ("--policies edf,best", "policy: 'best' is unknown; allowed: edf, fcfs"),
         ("--criterion loose", "--criterion: 'loose' is unknown; allowed: strict, paper, artifact"),
-        ("--trace none.csv", "none.csv: cannot read the trace"),
+        ("--trace none.csv", "none.csv: no such trace"),
         ("--mix chat=1", "class: 'chat' is not in the QoS book"),
         ("--mix chat", "--mix: 'chat' is no weight; allowed: NAME=NUMBER"),
         ("--profile h100", "profile: 'h100' is unknown"),

@@ -42,9 +42,16 @@ class _Track:
 class Books:
     """Counts what happens, per class. A step costs O(classes + prefills)."""
 
-    def __init__(self, settings: Settings, vllm_version: str, decisions: DecisionLog | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        vllm_version: str,
+        decisions: DecisionLog | None = None,
+        emulated: str | None = None,
+    ) -> None:
         self._book = settings.book
         self._vllm_version = vllm_version
+        self._emulated = emulated
         self._telemetry = Telemetry(settings.book.classes)
         self._promises = Promises()
         self._log = StepLog(settings.step_log) if settings.step_log else None
@@ -159,6 +166,7 @@ class Books:
         return {
             "policy": policy.name,
             "vllm_version": self._vllm_version,
+            "emulated": self._emulated,
             "step": self._num_steps,
             "num_running": num_running,
             "num_waiting": num_waiting,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any, cast
 
+from niyama.emulation import emulated_words
 from niyama.engines.vllm import compat
 from niyama.engines.vllm.audit import check_books
 from niyama.engines.vllm.blocked import Blocked
@@ -49,7 +50,7 @@ class Host:
         self._levers = Levers(scheduler, self._blocked)
         self._decisions = open_decision_log(settings, scheduler, vllm_version)
         self.policy: BasePolicy = self._fresh_policy()
-        self.books = Books(settings, vllm_version, self._decisions)
+        self.books = Books(settings, vllm_version, self._decisions, emulated_words(scheduler.vllm_config))
         self._views: dict[str, Request] = {}
         self._prefilling: dict[str, Any] = {}
         self._decoding: dict[str, None] = {}
