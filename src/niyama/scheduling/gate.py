@@ -21,6 +21,11 @@ GUARD_SHARE: Final = 0.25
 """Who waits at the gate begins when this share of its TTFT is left, for steps, stalls and other prefills."""
 
 
+CROWDED_SHARE: Final = 0.75
+"""Nobody waits while a step without prefill takes more of the pace that is waited for: so many more would
+decode meanwhile that it could not be kept."""
+
+
 class Gate:
     """Who reads at which pace, and when each of those has to begin who wait to.
 
@@ -74,8 +79,12 @@ class Gate:
         """The tightest pace at which somebody reads, seconds per token; infinite if nobody does."""
         return min(self._num_readers, default=math.inf)
 
-    def shut_s(self, now_s: float) -> float:
+    def shut_s(self, now_s: float, decode_step_s: float) -> float:
         """Return for how long nobody has to begin who would make steps shorter than they are.
+
+        Args:
+            now_s: The instant.
+            decode_step_s: Time of a step without prefill, seconds.
 
         Returns:
             Seconds; 0 if somebody has to now, or if nobody waits. O(paces), O(log n) per stale entry.
@@ -85,10 +94,12 @@ class Gate:
             heap = self._heaps[pace_s]
             while heap and self._begins_at.get(heap[0][1]) != heap[0][0]:
                 heapq.heappop(heap)
-            if heap:
-                first_at = min(first_at, heap[0][0])
-            else:
+            if not heap:
                 del self._heaps[pace_s]
+            elif decode_step_s > CROWDED_SHARE * pace_s:
+                return 0.0
+            else:
+                first_at = min(first_at, heap[0][0])
         return max(0.0, first_at - now_s) if first_at < math.inf else 0.0
 
     def holds(self, job: Job) -> bool:

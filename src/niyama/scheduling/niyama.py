@@ -162,7 +162,8 @@ class NiyamaPolicy(BasePolicy):
         """
         if self.anchor != "strict" or self.load.share(now_s) < GATE_LOAD:
             return 0.0
-        shut_s = self._gate.shut_s(now_s)
+        decode_step_s = self.model.predict_s(self.ledger.decode_shape(limits.tokens_per_decode))
+        shut_s = self._gate.shut_s(now_s, decode_step_s)
         if shut_s <= self.step_s:
             return 0.0
         kept = sum([job.computed for job in self.ledger.started.values() if self._gate.holds(job)])

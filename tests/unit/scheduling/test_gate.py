@@ -10,7 +10,7 @@ from tests.property.hosts import Host, linear_model
 
 from niyama.qos import Importance, Slo
 from niyama.scheduling.chunking import Filled, fill
-from niyama.scheduling.gate import GUARD_SHARE, Gate
+from niyama.scheduling.gate import CROWDED_SHARE, GUARD_SHARE, Gate
 from niyama.scheduling.ledger import Job, Phase
 from niyama.scheduling.limits import Limits
 from niyama.scheduling.niyama import NiyamaPolicy
@@ -36,13 +36,13 @@ def job(request_id: str, slo: Slo, num_tokens: int = 100, *, started: int = 0, d
 
 def test_gate_stays_shut_until_a_share_of_the_first_ttft_is_left() -> None:
     gate = Gate()
-    assert gate.shut_s(0.0) == 0.0, "nobody waits"
+    assert gate.shut_s(0.0, 0.0) == 0.0, "nobody waits"
     gate.wait(job("later", FAST, due_at=9.0))
     gate.wait(job("first", FAST, due_at=7.0))
-    assert gate.shut_s(1.0) == 7.0 - GUARD_SHARE * 4.0 - 1.0
-    assert gate.shut_s(6.5) == 0.0
+    assert gate.shut_s(1.0, 0.0) == 7.0 - GUARD_SHARE * 4.0 - 1.0
+    assert gate.shut_s(6.5, 0.0) == 0.0
     gate.discard("first")
-    assert gate.shut_s(6.5) == 9.0 - GUARD_SHARE * 4.0 - 6.5
+    assert gate.shut_s(6.5, 0.0) == 9.0 - GUARD_SHARE * 4.0 - 6.5
 
 
 def test_gate_is_open_while_somebody_reads_at_that_pace_or_a_tighter_one() -> None:
@@ -55,13 +55,13 @@ def test_gate_is_open_while_somebody_reads_at_that_pace_or_a_tighter_one() -> No
     gate.begin(job("reader", SLOW))
     assert gate.holds(fast)
     assert not gate.holds(slow)
-    assert gate.shut_s(0.0) == 3.0
+    assert gate.shut_s(0.0, 0.0) == 3.0
     gate.begin(job("other", FAST))
     assert not gate.holds(fast)
-    assert gate.shut_s(0.0) == 0.0
+    assert gate.shut_s(0.0, 0.0) == 0.0
     gate.end("other")
     gate.end("nobody")
-    assert gate.shut_s(0.0) == 3.0
+    assert gate.shut_s(0.0, 0.0) == 3.0
     gate.end("reader")
     assert gate.pace_s == math.inf
 
@@ -80,7 +80,7 @@ def test_gate_holds_nobody_whose_wait_has_no_end_or_no_use(slo: Slo) -> None:
     gate = Gate()
     gate.wait(job("any", slo))
     assert not gate.holds(job("any", slo))
-    assert gate.shut_s(0.0) == 0.0
+    assert gate.shut_s(0.0, 0.0) == 0.0
 
 
 def test_gate_follows_a_deadline_that_moves() -> None:
@@ -89,10 +89,18 @@ def test_gate_follows_a_deadline_that_moves() -> None:
     gate.wait(one)
     one.due_at = 2.0
     gate.wait(one)
-    assert gate.shut_s(0.0) == 1.0
+    assert gate.shut_s(0.0, 0.0) == 1.0
     one.due_at = 5.0
     gate.wait(one)
-    assert gate.shut_s(0.0) == 4.0
+    assert gate.shut_s(0.0, 0.0) == 4.0
+
+
+def test_gate_is_open_while_decodes_alone_take_most_of_the_pace_that_is_waited_for() -> None:
+    gate = Gate()
+    gate.wait(job("slow", SLOW, due_at=8.0))
+    pace_s = next(iter(gate._heaps))
+    assert gate.shut_s(0.0, CROWDED_SHARE * pace_s) == 6.0
+    assert gate.shut_s(0.0, 1.01 * CROWDED_SHARE * pace_s) == 0.0
 
 
 def test_gate_forgets_who_is_gone() -> None:
@@ -102,7 +110,7 @@ def test_gate_forgets_who_is_gone() -> None:
         if number:
             gate.discard(f"r{number}")
     assert sum(map(len, gate._heaps.values())) < 200
-    assert gate.shut_s(0.0) == 9.0
+    assert gate.shut_s(0.0, 0.0) == 9.0
 
 
 # A step while it is shut ---------------------------------------------------------------------------

@@ -92,9 +92,9 @@ def device_s(policy: str, router: str) -> float:
 
 
 def test_bunched_paces_leave_the_fleet_more_throughput() -> None:
-    # A replica of `niyama` bunches its readers as well, so the router has less to add than under `paper`.
+    # A replica of `niyama` lets its readers begin together, so the router has less to add than it had.
     bunched_s = device_s("niyama", "slack-aware")
-    assert bunched_s < 0.98 * device_s("niyama", "least-loaded")
+    assert bunched_s < 0.99 * device_s("niyama", "least-loaded")
     assert bunched_s < 0.96 * device_s("paper", "least-loaded")
 
 
