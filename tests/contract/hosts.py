@@ -33,7 +33,7 @@ BOOK: dict[str, Any] = {
         "patient": {"ttft": "1h", "tbt": "1h"},
         "sooner": {"ttft": "30min", "tbt": "1h"},
         "tight": {"ttft": "1h", "tbt": "0.1ms"},
-        "reader": {"ttft": "30min", "tbt": "0.1ms"},
+        "reader": {"ttft": "30min", "tbt": "900ms"},
         "lost": {"ttft": "0.1ms"},
         "lost-major": {"ttft": "0.1ms", "importance": "high"},
         "lost-minor": {"ttft": "0.1ms", "importance": "low"},

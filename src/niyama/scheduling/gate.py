@@ -22,8 +22,9 @@ GUARD_SHARE: Final = 0.25
 
 
 CROWDED_SHARE: Final = 0.75
-"""Nobody waits while a step without prefill takes more of the pace that is waited for: so many more would
-decode meanwhile that it could not be kept."""
+"""Nobody waits while a step without prefill, and a stall, take more of the pace that is waited for. So many
+more would decode meanwhile that it could not be kept; and where steps stall, readers need the slack that
+shorter steps leave them."""
 
 
 class Gate:
@@ -79,12 +80,12 @@ class Gate:
         """The tightest pace at which somebody reads, seconds per token; infinite if nobody does."""
         return min(self._num_readers, default=math.inf)
 
-    def shut_s(self, now_s: float, decode_step_s: float) -> float:
+    def shut_s(self, now_s: float, least_step_s: float) -> float:
         """Return for how long nobody has to begin who would make steps shorter than they are.
 
         Args:
             now_s: The instant.
-            decode_step_s: Time of a step without prefill, seconds.
+            least_step_s: Time of a step without prefill, a stall included, seconds.
 
         Returns:
             Seconds; 0 if somebody has to now, or if nobody waits. O(paces), O(log n) per stale entry.
@@ -96,7 +97,7 @@ class Gate:
                 heapq.heappop(heap)
             if not heap:
                 del self._heaps[pace_s]
-            elif decode_step_s > CROWDED_SHARE * pace_s:
+            elif least_step_s > CROWDED_SHARE * pace_s:
                 return 0.0
             else:
                 first_at = min(first_at, heap[0][0])

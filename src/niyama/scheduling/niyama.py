@@ -132,7 +132,7 @@ class NiyamaPolicy(BasePolicy):
         # Part is kept so that a stall breaks no promise. It costs little: what one step leaves unused is
         # slack for the next, until somebody begins to decode who has none.
         time_s = slack_s - max(0.0, min(stall_s, RESERVE_SHARE * slack_s))
-        shut_s, self._found_share = self._shut_s(now_s, limits), None
+        shut_s, self._found_share = self._shut_s(now_s, stall_s, limits), None
         sitting = self._sit_out(now_s, slack_s, time_s, limits) if not shut_s else self._nobody(limits)
         filled = self._fill(sitting.decodes, now_s, time_s, shut_s, limits)
         if sitting.request_ids and not filled.chunks:
@@ -153,7 +153,7 @@ class NiyamaPolicy(BasePolicy):
                 return filled
         return fill(self.in_order(), started, decodes, now_s, time_s, limits, model)
 
-    def _shut_s(self, now_s: float, limits: Limits) -> float:
+    def _shut_s(self, now_s: float, stall_s: float, limits: Limits) -> float:
         """Return for how long the gate may stay shut, seconds, 0 for not at all.
 
         It keeps first tokens back, so only an engine that needs the time shuts it, and one that has
@@ -163,7 +163,7 @@ class NiyamaPolicy(BasePolicy):
         if self.anchor != "strict" or self.load.share(now_s) < GATE_LOAD:
             return 0.0
         decode_step_s = self.model.predict_s(self.ledger.decode_shape(limits.tokens_per_decode))
-        shut_s = self._gate.shut_s(now_s, decode_step_s)
+        shut_s = self._gate.shut_s(now_s, decode_step_s + stall_s)
         if shut_s <= self.step_s:
             return 0.0
         kept = sum([job.computed for job in self.ledger.started.values() if self._gate.holds(job)])

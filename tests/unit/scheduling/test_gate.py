@@ -158,10 +158,13 @@ def test_first_token_that_is_held_back_does_not_shorten_the_step() -> None:
 # The policy ----------------------------------------------------------------------------------------
 
 
-def busy_host(load: float = 0.9, anchor: str = "strict") -> Host:
+def busy_host(load: float = 0.9, anchor: str = "strict", *, keeps_time: bool = True) -> Host:
     """An engine of 1/64 s a step and 1/4096 s a token, of which so much was asked lately."""
     policy = NiyamaPolicy(linear_model(), "paper" if anchor == "paper" else "strict")
     host = Host(policy, num_blocks=16_384, token_budget=1024)
+    if keeps_time:
+        for _ in range(100):
+            policy._stalls.observe(10.0, 10.0)
     work_s = load * 30.0  # the average over a first instant counts as of so many seconds
     policy.load.offer(work_s, work_s, int(Importance.NORMAL), 0.0)
     return host
@@ -205,6 +208,14 @@ def test_gate_is_open_with_time_to_spare_and_where_early_tokens_are_worth_it(
     load: float, anchor: str
 ) -> None:
     host = busy_host(load, anchor)
+    ask(host, "batch", BATCH, 8_000, 1)
+    ask(host, "r1", FAST, 500, 20)
+    host.run()
+    assert first_tokens(host)["r1"] < 1.0
+
+
+def test_gate_is_open_where_steps_stall() -> None:
+    host = busy_host(keeps_time=False)
     ask(host, "batch", BATCH, 8_000, 1)
     ask(host, "r1", FAST, 500, 20)
     host.run()
