@@ -174,16 +174,22 @@ def ask(host: Host, request_id: str, slo: Slo, num_prompt_tokens: int, num_outpu
     host.arrive(Request(request_id, host.now_s, slo, num_prompt_tokens, 1000), num_output)
 
 
-def first_tokens(host: Host) -> dict[str, float]:
-    return {event.request_id: event.at for event in host.events if event.what == "first"}
-
-
-def test_readers_begin_together_while_others_use_the_time() -> None:
+def host_with_one_who_waits() -> Host:
+    """A busy engine a second after `r1` came, with batch work left."""
     host = busy_host()
     ask(host, "batch", BATCH, 40_000, 1)
     ask(host, "r1", FAST, 500, 20)
     while host.now_s < 1.0:
         host.step()
+    return host
+
+
+def first_tokens(host: Host) -> dict[str, float]:
+    return {event.request_id: event.at for event in host.events if event.what == "first"}
+
+
+def test_readers_begin_together_while_others_use_the_time() -> None:
+    host = host_with_one_who_waits()
     ask(host, "r2", FAST, 500, 20)
     host.run()
     first = first_tokens(host)
@@ -242,11 +248,7 @@ def test_evicted_reader_reads_no_more_and_goes_on_at_once() -> None:
 
 
 def test_gate_is_open_where_memory_is_short() -> None:
-    host = busy_host()
-    ask(host, "batch", BATCH, 40_000, 1)
-    ask(host, "r1", FAST, 500, 20)
-    while host.now_s < 1.0:
-        host.step()
+    host = host_with_one_who_waits()
     runs = {
         free: [chunk.request_id for chunk in host.policy.plan(host.now_s, Limits(1024, 8, free)).chunks]
         for free in (499, 498)

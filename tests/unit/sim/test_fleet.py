@@ -81,18 +81,26 @@ def test_slack_aware_router_bunches_requests_with_a_pace() -> None:
     assert all(counts["batch"] > 0 for counts in others)
 
 
-def device_s(policy: str, router: str) -> float:
+SHAREGPT = replace(WORKLOAD, name="sharegpt", lengths=load_lengths("sharegpt"))
+
+
+def device_s(policy: str, router: str, workload: Workload = WORKLOAD, qps: float = 22.0) -> float:
     """Return the time that all devices need, not the last one's: which replica ends last is luck."""
     total_s = 0.0
     for seed in range(2):
         setup = Setup(policy=policy, num_replicas=4, router=ROUTERS[router])
-        run = simulate(setup, replace(WORKLOAD, seed=seed).requests(22.0, 4000))
+        run = simulate(setup, replace(workload, seed=seed).requests(qps, round(180 * qps)))
         total_s += sum(replica.now_s for replica in run.replicas)
     return total_s
 
 
 def test_bunched_paces_leave_the_fleet_more_throughput() -> None:
-    # A replica of `niyama` lets its readers begin together, so the router has less to add than it had.
+    bunched_s = device_s("niyama", "slack-aware", SHAREGPT, 9.0)
+    assert bunched_s < 0.97 * device_s("niyama", "least-loaded", SHAREGPT, 9.0)
+
+
+def test_bunched_paces_help_where_replicas_let_readers_begin_together_too() -> None:
+    # With short answers a replica of `niyama` bunches by itself, so the router has less to add.
     bunched_s = device_s("niyama", "slack-aware")
     assert bunched_s < 0.99 * device_s("niyama", "least-loaded")
     assert bunched_s < 0.97 * device_s("paper", "least-loaded")
