@@ -49,8 +49,9 @@ else
 fi
 [[ -n $UV_FIND_LINKS ]] || unset UV_FIND_LINKS
 
-echo "setup: installing niyama[$extra,dev] into $venv" >&2
-"$venv/bin/uv" pip install --quiet --editable ".[$extra,dev]" "${options[@]}"
+echo "setup: installing niyama[$extra,dev] into $venv, some minutes" >&2
+[[ -t 2 ]] || options+=(--quiet)   # at a terminal uv shows how far it is
+"$venv/bin/uv" pip install --editable ".[$extra,dev]" "${options[@]}"
 
 # distribution name and version, without the 20 s that importing vLLM takes
 "$venv/bin/python" - <<'PY' || fail "the installation is incomplete; remove .venv and try again"

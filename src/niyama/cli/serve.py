@@ -115,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
     launch = plan_launch(args)
     if args.print_command:
         print(command_line(launch))
+        if launch.is_demo and not demo_model.is_complete(demo_model.default_path()):
+            print("niyama: the demo model is not there yet; `niyama serve` makes it", file=sys.stderr)
         return 0
     checks.check_vllm(vllm_version(), allow_untested=args.allow_untested_vllm)
     if launch.url is not None:

@@ -3,7 +3,8 @@
 With more work than time somebody must be late, and the fewest are if it is the largest requests: those
 above a size such that all smaller ones together fill the engine. Up to that much load deadlines alone are
 the best order; beyond it, alpha slides the order towards the short (paper, "Hybrid prioritization").
-Both follow the measured load, so nobody has to set them.
+With less work than time, steps are as short as the engine can afford, so that whoever comes finds it free.
+All follow the measured load, so nobody has to set them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ ALPHA_PER_LEVEL: Final = 16.0
 """Alpha per level, in units of the service time of one prefill token: the published 8 ms/token on
 a machine that prefills 8500 tokens/s is 68 of them, level 4."""
 MAX_LEVEL: Final = 16
+
+CALM_STEPS: Final = 5.0
+"""An idle engine's steps last at most so many steps without prefill: a fifth of its time goes into launching
+them. One that is asked for more can afford that less, and its steps are as much longer."""
 
 HANDICAP_TOKENS: Final = 100_000
 """A step of importance weighs like this much more work."""
@@ -193,6 +198,19 @@ class Load(Faded):
                 if before + load > 1.0:
                     return float(2.0 ** (size / SIZES_PER_OCTAVE))
         return math.inf
+
+    def calm_step_s(self, now_s: float, waiting_s: float, decode_step_s: float) -> float:
+        """Return how long a step is at most while nobody is pressed, seconds; infinite for a busy engine.
+
+        A longer one would only save launches, and whoever comes meanwhile waits for its end.
+
+        Args:
+            now_s: The instant.
+            waiting_s: Work that waits; it is wanted within the time that the load is averaged over.
+            decode_step_s: Time of a step without prefill.
+        """
+        free = 1.0 - self.share(now_s) - waiting_s / LOAD_WINDOW_S
+        return CALM_STEPS * decode_step_s / free if free > 0 else math.inf
 
     def follow(self, now_s: float, margin_s: float = 0.0) -> bool:
         """Move to the load; return whether the order of service changes.

@@ -8,8 +8,8 @@ Each step:
      alone go by its deadline, if nobody else is late for it; otherwise set aside the least
      important, the most beyond its tenant's share and the largest until the rest would be; take
      back who fits again (eager relegation).
-  4. The time of the step is the slack of the tightest decode; fill it with prefill tokens, most
-     urgent first, set-aside requests last (dynamic chunking).
+  4. The time of the step is the slack of the tightest decode, less while the engine is not busy; fill it
+     with prefill tokens, most urgent first, set-aside requests last (dynamic chunking).
   5. A started prefill that is not among them is held: its KV stays (selective preemption). While nobody
      reads along and the engine is busy, those that would bring a reader wait to begin together (`gate`).
 Every decode runs in every step, unless it has time and an urgent prefill needs what it costs.
@@ -144,14 +144,27 @@ class NiyamaPolicy(BasePolicy):
     def _fill(
         self, decodes: BatchShape, now_s: float, time_s: float, shut_s: float, limits: Limits
     ) -> Filled:
-        """Return the step's prefills; the gate is opened if others have no work for the time."""
+        """Return the step's prefills. A shut gate and a calm step give way where they leave nothing to do."""
         started, model = self.started_in_order, self.model
+        calm_s = min(time_s, self._calm_s(now_s, decodes))
         if shut_s > 0:
-            until_s = min(time_s, shut_s)
+            until_s = min(calm_s, shut_s)
             filled = fill(self.in_order(), started, decodes, now_s, until_s, limits, model, self._gate)
             if filled.chunks:
                 return filled
+        if calm_s < time_s:
+            filled = fill(self.in_order(), started, decodes, now_s, calm_s, limits, model)
+            if filled.chunks:
+                return filled
         return fill(self.in_order(), started, decodes, now_s, time_s, limits, model)
+
+    def _calm_s(self, now_s: float, decodes: BatchShape) -> float:
+        """Return how long the step may be, for whoever comes meanwhile; infinite if others need it longer."""
+        if not self._has_backlog():
+            return math.inf
+        waiting_s = self.backlog.total_s + self.set_aside.total_s
+        calm_s = self.load.calm_step_s(now_s, waiting_s, self.model.predict_s(decodes))
+        return calm_s if self.backlog.margin - now_s > calm_s else math.inf
 
     def _shut_s(self, now_s: float, stall_s: float, limits: Limits) -> float:
         """Return for how long the gate may stay shut, seconds, 0 for not at all.

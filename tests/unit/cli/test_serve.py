@@ -26,7 +26,10 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def printed(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, str], list[str]]:
     """Return the environment and the words for vLLM that `niyama serve` would use."""
     assert main(["serve", *argv, "--print-command"]) == 0
-    words = shlex.split(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    words = shlex.split(captured.out)
+    has_note = "the demo model is not there yet" in captured.err
+    assert has_note == any("demo-model" in word for word in words)
     start = words.index("python")
     assert words[start : start + 3] == ["python", "-m", "vllm.entrypoints.openai.api_server"]
     return dict(word.split("=", 1) for word in words[:start]), words[start + 3 :]

@@ -1,8 +1,8 @@
 """A short self-measurement before the server takes traffic: the step-time model's first estimate.
 
 A few requests of our own run through the engine as any others would, with prompts of growing length
-and a small batch of decodes. They are marked, so that no metric and no estimate of output
-lengths counts them.
+and a small batch of decodes. They are marked, so that no metric of ours and no estimate
+of output lengths counts them; vLLM's own metrics and the step log do.
 """
 
 from __future__ import annotations
