@@ -20,7 +20,8 @@ ALPHAS_MS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 PUBLISHED_MS = 8.0
 
 NIYAMA_ALONE = frozenset(
-    f"niyama.scheduling.{name}" for name in ("gate", "load", "niyama", "priority", "relegation", "stalls")
+    f"niyama.scheduling.{name}"
+    for name in ("gate", "hybrid", "load", "niyama", "priority", "relegation", "stalls")
 )
 """Modules that no other policy here runs through."""
 

@@ -29,6 +29,7 @@ MODULES = (
     "niyama.scheduling.chunking",
     "niyama.scheduling.deadlines",
     "niyama.scheduling.gate",
+    "niyama.scheduling.hybrid",
     "niyama.scheduling.ledger",
     "niyama.scheduling.limits",
     "niyama.scheduling.load",

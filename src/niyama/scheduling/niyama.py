@@ -18,30 +18,18 @@ Every decode runs in every step, unless it has time and an urgent prefill needs 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Final
 
 from niyama.compiled import mypyc_attr
-from niyama.scheduling.backlog import Backlog, FullKey, Item
-from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.chunking import Filled, fill
 from niyama.scheduling.deadlines import Anchor, unhurried_step_s
 from niyama.scheduling.gate import Gate
+from niyama.scheduling.hybrid import HybridOrder
 from niyama.scheduling.ledger import Job, Phase
 from niyama.scheduling.limits import Limits
-from niyama.scheduling.load import Load
 from niyama.scheduling.policy import BatchShape, LatencyModel, Launch, Plan, Request, StepOutcome
-from niyama.scheduling.priority import hybrid_key
-from niyama.scheduling.relegation import Relegated, find_victim
-from niyama.scheduling.shares import BEYOND, NUM_STANDINGS, WITHIN, Shares
 from niyama.scheduling.sitting import GUARD_STEPS, PRESSED_STEPS, Sitting, sit_out
 from niyama.scheduling.stalls import Stalls
-
-DRIFT: Final = 1.2
-"""The backlog's work is measured anew when the service time of a token changes by this factor."""
-
-REKEY_EVERY: Final = 4
-"""After such a change one request is put in order anew in so many steps, from the most urgent on."""
 
 RESERVE_SHARE: Final = 0.5
 """Of the slack at most this share is kept for a stall: in the long run one token's time, so that a token
@@ -55,12 +43,9 @@ one in which nothing is."""
 GATE_LOAD: Final = 0.8
 """The gate is open while less than this share of the engine is asked for."""
 
-RELEGATIONS_PER_STEP: Final = 8
-"""A bound on a step's work; the first who would be late is dealt with first."""
-
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class NiyamaPolicy(BasePolicy):
+class NiyamaPolicy(HybridOrder):
     """The published mechanisms with a load-following alpha and reversible, feasibility-tested relegation."""
 
     name = "niyama"
@@ -71,43 +56,8 @@ class NiyamaPolicy(BasePolicy):
         self._found_share: float | None = None
         self._sat_in_vain = False
         super().__init__(model, anchor)
-        self.load = Load()
-        self.shares = Shares()
-        self.backlog = Backlog()
-        self.set_aside = Backlog()
-        self._restorable = Relegated()
-        self._token_s = self.token_s
-        self._sweeps: list[tuple[Backlog, FullKey | None]] = []
         self._stalls = Stalls()
         self._gate = Gate()
-
-    @property
-    def alpha_s(self) -> float:
-        """The weight of remaining work in the order, seconds per token."""
-        return self.load.alpha_s(self._token_s)
-
-    @property
-    def handicap_s(self) -> float:
-        """How far a step of lower importance stands back in the order, seconds."""
-        return self.load.handicap_s(self._token_s)
-
-    def arrive(self, request: Request, now_s: float) -> None:
-        """See `Policy.arrive`."""
-        super().arrive(request, now_s)
-        num_tokens = self.ledger.jobs[request.request_id].remaining
-        work_s = num_tokens * self.measured_token_s()
-        self.load.offer(work_s, num_tokens * self._token_s, int(request.importance), now_s)
-        self.shares.arrive(request, num_tokens, now_s)
-
-    def cached(self, request_id: str, num_tokens: int, now_s: float) -> None:
-        """See `Policy.cached`; what was offered is less by what need not be computed."""
-        job = self.ledger.jobs.get(request_id)
-        before = 0 if job is None else job.remaining
-        super().cached(request_id, num_tokens, now_s)
-        if job is not None and job.remaining < before:
-            importance, measured_s = int(job.request.importance), self.measured_token_s()
-            for sign, tokens in ((-1, before), (1, job.remaining)):
-                self.load.offer(tokens * measured_s, tokens * self._token_s, importance, now_s, sign)
 
     def decode_step_s(self, request: Request, expected_output: int) -> float:
         """See `BasePolicy.decode_step_s`."""
@@ -116,11 +66,8 @@ class NiyamaPolicy(BasePolicy):
 
     def depart(self, request_id: str, now_s: float, *, finished: bool = True) -> None:
         """See `Policy.depart`."""
-        job = self.ledger.jobs.get(request_id)
         super().depart(request_id, now_s, finished=finished)
         self._gate.end(request_id)
-        if job is not None:
-            self.shares.answered(job.request, job.num_emitted, now_s)
 
     def plan(self, now_s: float, limits: Limits) -> Plan:
         """See `Policy.plan`. O(log n) in waiting requests; nothing per decode unless something is urgent."""
@@ -159,11 +106,10 @@ class NiyamaPolicy(BasePolicy):
         return fill(self.in_order(), started, decodes, now_s, time_s, limits, model)
 
     def _calm_s(self, now_s: float, decodes: BatchShape) -> float:
-        """Return how long the step may be, for whoever comes meanwhile; infinite if others need it longer."""
-        if not self._has_backlog():
+        """Return how long the step may be for whoever comes; infinite if who waits needs it longer."""
+        if not len(self.backlog) or len(self.set_aside):
             return math.inf
-        waiting_s = self.backlog.total_s + self.set_aside.total_s
-        calm_s = self.load.calm_step_s(now_s, waiting_s, self.model.predict_s(decodes))
+        calm_s = self.load.calm_step_s(now_s, self.backlog.total_s, self.model.predict_s(decodes))
         return calm_s if self.backlog.margin - now_s > calm_s else math.inf
 
     def _shut_s(self, now_s: float, stall_s: float, limits: Limits) -> float:
@@ -231,114 +177,17 @@ class NiyamaPolicy(BasePolicy):
             self._stalls.observe(duration_s, predicted_s + self.model.margin_s(predicted_s))
         super().observe(outcome)
 
-    def _follow_load(self, now_s: float) -> None:
-        """Let alpha, the shares and the measured service time act on the order, one request at a time."""
-        token_s = self.token_s
-        has_drifted = not self._token_s / DRIFT < token_s < self._token_s * DRIFT
-        if has_drifted:
-            self._token_s = token_s
-        is_new_order = self.load.follow(now_s, self.backlog.margin - now_s) or has_drifted
-        if (self.shares.follow(now_s) and not self._sweeps) or is_new_order:
-            self._sweeps = [(order, None) for order in (self.set_aside, self.backlog)]
-        if self._sweeps and self.ledger.num_launches % REKEY_EVERY == 0:
-            order, last = self._sweeps.pop()
-            item = order.after(last)
-            if item is not None:
-                self._sweeps.append((order, item.key))
-                self._enqueue(self.ledger.jobs[item.request_id], now_s)
-
-    def _relegate(self, now_s: float) -> list[str]:
-        """Set requests aside until all others would be in time, or enough for one step."""
-        relegated: list[str] = []
-        for _ in range(RELEGATIONS_PER_STEP):
-            late = self.backlog.first_late(now_s)
-            if late is None:
-                break
-            if self._promote(late, now_s):
-                continue
-            item = find_victim(self.backlog, late, now_s)
-            job = self.ledger.jobs[item.request_id]
-            self.backlog.discard(item.request_id)
-            job.relegated, job.promoted = True, False
-            self.shares.set_aside(job.request, job.remaining, now_s)
-            self._enqueue(job, now_s)
-            self._restorable.add(item)
-            relegated.append(item.request_id)
-        return relegated
-
-    def _promote(self, late: Item, now_s: float) -> bool:
-        """Serve a request by its deadline if alpha alone makes it late; return whether that helps.
-
-        Nobody else may be late for it, and there must be time for requests of its size.
-        """
-        job = self.ledger.jobs[late.request_id]
-        if job.promoted or not self.load.is_beyond or not self._has_time_for(job, now_s):
-            return False
-        self.backlog.discard(late.request_id)
-        key = hybrid_key(job, job.due_at, 0.0)
-        job.promoted = self.backlog.fits(late.request_id, key, late.work_s, late.due_at, now_s)
-        self._enqueue(job, now_s)
-        return job.promoted
-
-    def _has_time_for(self, job: Job, now_s: float) -> bool:
-        """Whether there is time for all requests of this size: those of its tenant, if several share."""
-        if self.shares.is_shared(int(job.request.importance)):
-            return job.standing < BEYOND
-        work_s = job.remaining * self.measured_token_s()
-        return work_s <= self.load.worth_s(int(job.request.importance), now_s)
-
-    def _restore(self, now_s: float) -> list[str]:
-        """Take back requests that would be in time together with all others."""
-        restored: list[str] = []
-        for item in self._restorable.take_fitting(self.backlog, now_s):
-            job = self.ledger.jobs[item.request_id]
-            self.set_aside.discard(item.request_id)
-            job.relegated = False
-            self.shares.set_aside(job.request, -job.remaining, now_s)
-            self._enqueue(job, now_s)
-            restored.append(item.request_id)
-        return restored
-
-    def in_order(self) -> Iterator[Job]:
-        """Yield prefills, most urgent first, those set aside last."""
-        jobs = self.ledger.jobs
-        for request_id in self.backlog:
-            yield jobs[request_id]
-        for request_id in self.set_aside:
-            yield jobs[request_id]
-
-    def started_in_order(self) -> list[Job]:
-        """Return the prefills that have begun, in the same order. O(s log s) for s of them."""
-        orders = (self.backlog, self.set_aside)
-        return sorted(
-            self.ledger.started.values(),
-            key=lambda job: (job.relegated, orders[job.relegated].item(job.request_id).key),
-        )
-
-    def _enqueue(self, job: Job, now_s: float) -> None:
-        work_s = job.remaining * self._token_s
-        job.standing = self.shares.standing(job.request, job.remaining)
-        weights = (0.0, 0.0) if job.promoted else (self.alpha_s, self.handicap_s)
-        key = hybrid_key(job, job.due_at, *weights)
-        rank = (NUM_STANDINGS * int(job.request.importance) + job.standing, job.request.priority)
-        if job.relegated:
-            self._gate.discard(job.request_id)
-            self.set_aside.put(job.request_id, (float(rank[0] // WITHIN), key[0]), work_s, job.due_at, rank)
-            self._restorable.update(Item(job.request_id, key, work_s, job.due_at, rank))
-        else:
-            self._gate.wait(job)
-            self.backlog.put(job.request_id, key, work_s, job.due_at, rank)
-
     def _evict(self, request_id: str) -> None:
         super()._evict(request_id)
         self._gate.end(request_id)
 
-    def _dequeue(self, job: Job) -> None:
-        self._gate.discard(job.request_id)
-        self.backlog.discard(job.request_id)
-        self.set_aside.discard(job.request_id)
-        self._restorable.discard(job.request_id)
-        job.relegated = job.promoted = False
+    def _enqueue(self, job: Job, now_s: float) -> None:
+        super()._enqueue(job, now_s)
+        if job.relegated:
+            self._gate.discard(job.request_id)
+        else:
+            self._gate.wait(job)
 
-    def _has_backlog(self) -> bool:
-        return bool(len(self.backlog) or len(self.set_aside))
+    def _dequeue(self, job: Job) -> None:
+        super()._dequeue(job)
+        self._gate.discard(job.request_id)

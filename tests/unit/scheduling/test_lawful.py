@@ -33,7 +33,7 @@ def request(name: str, num_tokens: int) -> Request:
 
 
 def test_plan_beyond_the_budget_breaks_a_law() -> None:
-    policy = lawful(Greedy(linear_model()))
+    policy = lawful(Greedy(linear_model(fixed_s=1 / 4)))
     policy.arrive(request("r0", 900), 0.0)
     with pytest.raises(LawBroken, match=r"^L2: 900 > 512"):
         policy.plan(0.0, LIMITS)

@@ -7,6 +7,7 @@ import pytest
 from niyama.qos import Importance
 from niyama.scheduling.load import (
     ALPHA_PER_LEVEL,
+    CALM_STEPS,
     LOAD_KNEE,
     LOAD_PER_LEVEL,
     LOAD_WINDOW_S,
@@ -159,3 +160,21 @@ def test_load_that_presses_nobody_has_no_alpha() -> None:
     assert load.level == 0
     assert load.follow(now_s, margin_s=1.0)
     assert load.level > 0
+
+
+@pytest.mark.parametrize(("share", "steps"), [(0.2, 1.25), (0.5, 2.0), (0.8, 5.0)])
+def test_calm_steps_are_as_short_as_the_load_leaves_time_for(share: float, steps: float) -> None:
+    load, now_s = offered(share)
+    assert load.calm_step_s(now_s, 0.0, 0.02) == pytest.approx(steps * CALM_STEPS * 0.02, rel=0.02)
+
+
+def test_calm_step_of_a_busy_engine_is_without_bound() -> None:
+    load, now_s = offered(1.02)
+    assert load.calm_step_s(now_s, 0.0, 0.02) == math.inf
+
+
+def test_calm_step_counts_what_waits_as_wanted_within_the_window() -> None:
+    load = Load()
+    assert load.calm_step_s(0.0, 0.0, 0.02) == pytest.approx(CALM_STEPS * 0.02)
+    assert load.calm_step_s(0.0, LOAD_WINDOW_S / 2, 0.02) == pytest.approx(2 * CALM_STEPS * 0.02)
+    assert load.calm_step_s(0.0, LOAD_WINDOW_S, 0.02) == math.inf

@@ -20,9 +20,16 @@ from niyama.scheduling.policy import BatchShape, Launch, Prefill, Request, StepO
 LIMITS = Limits(token_budget=448, free_seqs=64, free_kv_tokens=100_000)
 
 
-def engine() -> Host:
+class Hurried(NiyamaPolicy):
+    """Steps are as long as they may be, whatever the load: scenarios that say when who is served."""
+
+    def _calm_s(self, now_s: float, decodes: BatchShape) -> float:
+        return math.inf
+
+
+def engine(kind: type[NiyamaPolicy] = Hurried) -> Host:
     model = linear_model(fixed_s=1 / 8, token_s=1 / 512, decode_s=0.0)
-    return Host(NiyamaPolicy(model), token_budget=448)
+    return Host(kind(model), token_budget=448)
 
 
 def ask(
@@ -278,3 +285,37 @@ def test_plan_unchanged_state_is_the_same_again() -> None:
     assert first.chunks
     assert (second.chunks, second.held, second.spares) == (first.chunks, first.held, first.spares)
     assert second.relegated == []
+
+
+def test_steps_are_short_while_there_is_time_so_that_who_comes_is_served_soon() -> None:
+    """Five steps without prefill take 0.625 s; 1 s of work in 30 s is a load of 3 %, and a bit waits."""
+    host = engine(NiyamaPolicy)
+    ask(host, "batch", Slo(ttlt_s=500.0), expected=1)
+    host.step()
+    assert 0.625 <= host.now_s <= 0.625 / 0.95
+    assert host.events[0].what == f"prefill {round((host.now_s - 0.125) * 512)}"
+
+
+def test_step_is_long_if_somebody_needs_it() -> None:
+    host = engine(NiyamaPolicy)
+    ask(host, "pressed", Slo(ttft_s=1.5))
+    host.step()
+    assert host.events[0] == Event(0, "pressed", "prefill 448")
+
+
+def test_steps_are_long_while_more_waits_than_a_while_can_do() -> None:
+    """Work that came long ago does not count as load any more, but it is not done either."""
+    host = engine(NiyamaPolicy)
+    for number in range(200):
+        ask(host, f"r{number}", Slo(ttlt_s=90_000.0), expected=1)
+    host.now_s = 4000.0
+    host.step()
+    assert host.now_s == 4001.0
+
+
+def test_short_steps_give_way_where_they_leave_no_room_for_a_token() -> None:
+    model = linear_model(fixed_s=1 / 64, token_s=1 / 4, decode_s=0.0)
+    host = Host(NiyamaPolicy(model), token_budget=448)
+    ask(host, "slow", Slo(ttlt_s=9000.0), 4, expected=1)
+    host.run()
+    assert host.verdicts["slow"].outcome == "met"
