@@ -225,8 +225,8 @@ def test_a_clock_that_says_nothing_gives_way_to_the_other() -> None:
 
 def test_a_twin_has_blocks_of_the_size_of_its_server() -> None:
     """KV is short, so whom there is room for depends on the size of a block."""
-    limits = ReplicaLimits(num_kv_tokens=5120, max_num_seqs=64, max_num_batched_tokens=1024, block_tokens=256)
-    run = record(arrivals(120, 8.0), limits=limits)
+    limits = ReplicaLimits(num_kv_tokens=6144, max_num_seqs=64, max_num_batched_tokens=1024, block_tokens=256)
+    run = record(arrivals(120, 6.0, seed=1), limits=limits)
     calibration = Calibration("truth", TRUTH)
     measured = {record.id: record.token_at for record in run.records}
     assert twin_of(run, calibration, seed=0).token_at == measured

@@ -15,7 +15,7 @@ LIMITS_OF_LAST = ReplicaLimits(num_kv_tokens=30_000, max_num_seqs=32, max_num_ba
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(record(arrivals(80, 8.0)), tmp_path_factory.mktemp("runs") / "run")
+    return save(record(arrivals(250, 5.0)), tmp_path_factory.mktemp("runs") / "run")
 
 
 def test_a_run_is_calibrated_and_replayed(
