@@ -14,6 +14,7 @@ from tests.contract.hosts import (
     TOKEN_BUDGET,
     Busy,
     HostMaker,
+    Hurried,
     Niyama,
     Scripted,
     assert_empty,
@@ -229,7 +230,7 @@ class EngineContract:
     def test_earlier_deadline_overtakes_a_started_prefill_that_keeps_its_kv(
         self, make_host: HostMaker
     ) -> None:
-        host = make_host(Niyama)
+        host = make_host(Hurried)
         host.submit("early", 1500, 3)
         host.step()
         assert host.num_computed_tokens("early") == ENGINE_BUDGET
@@ -246,7 +247,7 @@ class EngineContract:
     def test_chunk_is_what_the_slack_of_the_decodes_allows(self, make_host: HostMaker) -> None:
         largest: dict[str, int] = {}
         for talker in ("patient", "tight"):
-            host = make_host(Niyama)
+            host = make_host(Hurried)
             host.submit("talker", 20, 6, talker)
             host.step()
             host.submit("reader", 1500, 2)

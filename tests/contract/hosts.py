@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -13,7 +14,7 @@ from niyama.scheduling.ledger import Job, Phase
 from niyama.scheduling.limits import Limits
 from niyama.scheduling.load import SHORTEST_S
 from niyama.scheduling.niyama import NiyamaPolicy
-from niyama.scheduling.policy import Chunk, LatencyModel, Launch, Plan
+from niyama.scheduling.policy import BatchShape, Chunk, LatencyModel, Launch, Plan
 
 MAX_STEPS = 2_000
 """A scenario that takes more steps hangs."""
@@ -136,6 +137,13 @@ class Scripted(Observed, _Script):
 
 class Niyama(Observed, NiyamaPolicy):
     """The policy itself."""
+
+
+class Hurried(Niyama):
+    """The policy with steps as long as they may be, as if the engine were busy, but for the gate."""
+
+    def _calm_s(self, now_s: float, decodes: BatchShape) -> float:
+        return math.inf
 
 
 class Busy(Niyama):
