@@ -21,6 +21,7 @@ from niyama.bench.compareruns import measure_basis, run_job
 from niyama.bench.compareserver import OneServer
 from niyama.bench.comparestore import Store, StoreError
 from niyama.bench.contestants import CHUNKS, Contestant, Engine
+from niyama.bench.expected import ExpectedKnees
 from niyama.bench.knee import passes, raise_knee, raise_knees
 from niyama.bench.promises import rule_book, with_low_twins
 from niyama.bench.scenarios import (
@@ -90,6 +91,7 @@ class Comparer:
     used: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict[tuple[str, str], dict[str, Any]])
     """Every run that had a part in it, by the keys of contestant and job."""
     _written_book: QosBook = field(init=False)
+    _expected: ExpectedKnees = field(init=False)
     _server: OneServer = field(init=False)
     _num_tries: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
 
@@ -145,6 +147,12 @@ class Comparer:
             )
         self.basis = found
         self._set_book(book or rule_book(float(found["step_s"])))
+        self._expected = ExpectedKnees(
+            engine=self.what.engine,
+            traffic=self.traffic,
+            book=self._written_book,
+            saturation_qps=float(found["saturation_qps"]),
+        )
 
     def _measure_basis(self, chunk: int) -> dict[str, Any]:
         """Measure what stock vLLM sustains; what is kept stays, since all loads are shares of it."""
@@ -190,10 +198,13 @@ class Comparer:
 
     def _find_knees(self) -> None:
         """Find every policy's knee, load by load in turn."""
-        first = {policy: self._candidates(policy)[0] for policy in self.what.policies}
-        run_async(
-            raise_knees({name: partial(self._holds, one, KNEE, tried=[]) for name, one in first.items()})
-        )
+        first = {policy: self._candidates(policy, KNEE)[0] for policy in self.what.policies}
+        holds = {name: partial(self._holds, one, KNEE, tried=[]) for name, one in first.items()}
+        expected = {name: self._expected.knee(one, KNEE) for name, one in first.items()}
+        for name, load in expected.items():
+            if load is not None:
+                self.tell(f"knee of {first[name].key}: simulated {load:g}")
+        run_async(raise_knees(holds, expected=expected))
         for policy in self.what.policies:
             # What was run in turn is not run again.
             self.knees[policy] = self._knee(policy, KNEE)
@@ -202,8 +213,9 @@ class Comparer:
         """Return the knee of a policy: of its best chunk, if it has chunks."""
         knee, chunk = 0.0, self.best_chunk.get(policy)
         tried: list[dict[str, Any]] = []
-        for contestant in self._candidates(policy):
-            found = run_async(raise_knee(partial(self._holds, contestant, scenario, tried=tried), knee))
+        for contestant in self._candidates(policy, scenario):
+            holds = partial(self._holds, contestant, scenario, tried=tried)
+            found = run_async(raise_knee(holds, knee, self._expected.knee(contestant, scenario)))
             if found > knee:
                 knee, chunk = found, contestant.chunk
         found_here = {"load": knee, "qps": knee * self.basis["saturation_qps"], "chunk": chunk}
@@ -211,13 +223,16 @@ class Comparer:
         self.tell(f"{scenario} of {policy}: {knee:g}" + _invalid(found_here))
         return found_here
 
-    def _candidates(self, policy: str) -> list[Contestant]:
+    def _candidates(self, policy: str, scenario: str) -> list[Contestant]:
         """Return what may have the highest knee, the likeliest first: the others need only one run each."""
         if not Contestant(policy).is_stock:
             return [Contestant(policy)]
-        all_of_them = [Contestant(policy, chunk) for chunk in self.what.chunks]
         first = self.best_chunk.get(policy, self.what.chunks[(len(self.what.chunks) - 1) // 2])
-        return sorted(all_of_them, key=lambda contestant: contestant.chunk != first)
+
+        def unlikeliness(contestant: Contestant) -> tuple[float, bool]:
+            return -(self._expected.knee(contestant, scenario) or 0.0), contestant.chunk != first
+
+        return sorted([Contestant(policy, chunk) for chunk in self.what.chunks], key=unlikeliness)
 
     async def _holds(
         self, contestant: Contestant, scenario: str, load: float, *, tried: list[dict[str, Any]]

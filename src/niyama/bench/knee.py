@@ -34,28 +34,39 @@ Holds = Callable[[float], Awaitable[bool]]
 """Tries a load and says whether it holds."""
 
 
-def search(floor: float = 0.0) -> Generator[float, bool | None, float]:
+def position(load: float) -> int:
+    """Return how many loads of the grid are at most `load`."""
+    return sum(one <= load + 1e-9 for one in GRID)
+
+
+def search(floor: float = 0.0, expected: float | None = None) -> Generator[float, bool | None, float]:
     """Yield loads to try, be told whether each holds, and return the highest of the grid that does.
 
     Args:
         floor: A load known to hold, by another configuration; 0 if none is. Only what is better
             is of interest, so the next load above it is tried first; returned if that does not hold.
+        expected: Where the knee probably is: tried first, then its neighbours in growing strides.
 
-    Costs about log2 of the grid's size, one try if the floor cannot be raised.
+    Costs about log2 of the grid's size; one try if the floor cannot be raised, two if the knee is
+    where it is expected.
     """
-    low = sum(load <= floor + 1e-9 for load in GRID)  # so many loads of the grid are known to hold
-    high = len(GRID)  # and so many may
-    tried = low + 1 if floor else min(high, max(1, round(GUESS / STEP)))
+    low, high = position(floor), len(GRID)  # so many loads are known to hold, and so many may
+    tried = low + 1 if floor else max(1, position(GUESS if expected is None else expected))
+    stride = high if expected is None else 1
     while low < high:
         if (yield GRID[tried - 1]):
             low = tried
+            tried = min((low + high + 1) // 2, low + stride)
         else:
             high = tried - 1
-        tried = (low + high + 1) // 2
+            tried = max((low + high + 1) // 2, high + 1 - stride)
+        stride *= 2
     return GRID[low - 1] if low else 0.0
 
 
-async def raise_knees(holds: Mapping[str, Holds], floor: float = 0.0) -> dict[str, float]:
+async def raise_knees(
+    holds: Mapping[str, Holds], floor: float = 0.0, expected: Mapping[str, float | None] | None = None
+) -> dict[str, float]:
     """Return the highest load that holds for each, or `floor` if none above it does.
 
     Each has one load tried in turn, so that a machine that becomes slower does so for all of them.
@@ -63,9 +74,10 @@ async def raise_knees(holds: Mapping[str, Holds], floor: float = 0.0) -> dict[st
     Args:
         holds: Tries a load, by name.
         floor: See `search`.
+        expected: See `search`, by name.
     """
     found: dict[str, float] = {}
-    searches = {name: search(floor) for name in holds}
+    searches = {name: search(floor, (expected or {}).get(name)) for name in holds}
     answers: dict[str, bool | None] = dict.fromkeys(holds)
     while searches:
         for name, one in list(searches.items()):
@@ -79,6 +91,6 @@ async def raise_knees(holds: Mapping[str, Holds], floor: float = 0.0) -> dict[st
     return found
 
 
-async def raise_knee(holds: Holds, floor: float = 0.0) -> float:
-    """Return the highest load that holds, or `floor` if none above it does."""
-    return (await raise_knees({"": holds}, floor))[""]
+async def raise_knee(holds: Holds, floor: float = 0.0, expected: float | None = None) -> float:
+    """Return the highest load that holds, or `floor` if none above it does. See `search`."""
+    return (await raise_knees({"": holds}, floor, {"": expected}))[""]

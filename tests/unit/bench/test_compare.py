@@ -9,6 +9,8 @@ import pytest
 from tests.unit.bench.scripted import Machine, comparer, scripted_machine
 
 from niyama.bench.compareresult import result_of
+from niyama.bench.contestants import Contestant
+from niyama.bench.expected import ExpectedKnees
 from niyama.qos import paper_book
 
 
@@ -82,6 +84,22 @@ def test_knees_are_searched_in_turn(machine: Machine, tmp_path: Path) -> None:
     comparer(tmp_path, scenarios=[], wants_knee=True).run()
     assert [key for key, *_ in machine.ran[:6]] == ["vllm-fcfs-256", "niyama"] * 3
     assert machine.served[1:7] == ["vllm-fcfs-256", "niyama"] * 3
+
+
+def test_knees_are_searched_from_where_they_are_expected(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def simulated(_: ExpectedKnees, contestant: Contestant, scenario: str) -> float | None:
+        return {"vllm-fcfs-256": 0.5, "vllm-fcfs-512": 0.65, "niyama": 1.1}[contestant.key]
+
+    monkeypatch.setattr(ExpectedKnees, "knee", simulated)
+    done = comparer(tmp_path, scenarios=[], wants_knee=True)
+    done.run()
+    assert {name: knee["load"] for name, knee in done.knees.items()} == {"vllm-fcfs": 0.7, "niyama": 1.1}
+    # The likeliest chunk searches, the other one is tried above its knee.
+    assert [load for key, _, load in machine.ran if key == "vllm-fcfs-512"] == [0.65, 0.7, 0.8, 0.75]
+    assert [load for key, _, load in machine.ran if key == "vllm-fcfs-256"] == [0.75]
+    assert [load for key, _, load in machine.ran if key == "niyama"] == [1.1, 1.15]
 
 
 def test_runs_that_were_sent_the_same_are_not_repeated(machine: Machine, tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from niyama.bench.knee import GRID, GUESS, is_in_time, passes, raise_knee, raise_knees
+from niyama.bench.knee import GRID, GUESS, STEP, is_in_time, passes, raise_knee, raise_knees
 
 
-def search(limit: float, floor: float = 0.0) -> tuple[float, list[float]]:
+def search(limit: float, floor: float = 0.0, expected: float | None = None) -> tuple[float, list[float]]:
     """Return the knee that is found where loads up to `limit` hold, and what was tried."""
     tried: list[float] = []
 
@@ -16,7 +16,7 @@ def search(limit: float, floor: float = 0.0) -> tuple[float, list[float]]:
         tried.append(load)
         return load <= limit + 1e-9
 
-    return asyncio.run(raise_knee(holds, floor)), tried
+    return asyncio.run(raise_knee(holds, floor, expected)), tried
 
 
 @pytest.mark.parametrize("limit", [0.0, *GRID, 99.0])
@@ -34,6 +34,26 @@ def test_a_known_floor_is_raised_or_kept(limit: float) -> None:
     assert min(tried) > 0.8
     if limit <= 0.8:
         assert len(tried) == 1
+
+
+@pytest.mark.parametrize("knee", GRID)
+def test_a_knee_where_it_is_expected_takes_two_tries(knee: float) -> None:
+    assert search(knee, expected=knee)[0] == knee
+    assert search(knee, expected=knee)[1] == [load for load in GRID if load >= knee][:2]
+
+
+@pytest.mark.parametrize("limit", [0.0, *GRID, 99.0])
+@pytest.mark.parametrize("expected", [0.0, 0.3, 0.85, 1.6, GRID[-1]])
+def test_a_knee_is_found_wherever_it_was_expected(limit: float, expected: float) -> None:
+    found, tried = search(limit, expected=expected)
+    assert found == pytest.approx(min(limit, GRID[-1]))
+    steps_off = abs(limit - expected) / STEP
+    assert len(tried) == len(set(tried)) <= min(10, 4 + steps_off)
+
+
+def test_what_is_expected_of_another_configuration_starts_above_the_floor() -> None:
+    assert search(0.7, floor=0.8, expected=0.6) == (0.8, [0.85])
+    assert search(0.95, floor=0.8, expected=0.6)[1] == [0.85, 0.9, 1.0, 0.95]
 
 
 def test_a_floor_at_the_top_costs_nothing() -> None:
