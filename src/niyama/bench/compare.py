@@ -22,11 +22,10 @@ from niyama.bench.compareserver import OneServer
 from niyama.bench.comparestore import Store, StoreError
 from niyama.bench.contestants import CHUNKS, Contestant, Engine
 from niyama.bench.expected import ExpectedKnees
-from niyama.bench.knee import passes, raise_knee, raise_knees
+from niyama.bench.kneefinder import KneeFinder
 from niyama.bench.promises import rule_book, with_low_twins
 from niyama.bench.scenarios import (
     BACKLOG_SHARE,
-    KNEE,
     OWN_KNEE,
     SEARCHED,
     TUNE,
@@ -91,7 +90,7 @@ class Comparer:
     used: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict[tuple[str, str], dict[str, Any]])
     """Every run that had a part in it, by the keys of contestant and job."""
     _written_book: QosBook = field(init=False)
-    _expected: ExpectedKnees = field(init=False)
+    _finder: KneeFinder = field(init=False)
     _server: OneServer = field(init=False)
     _num_tries: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
 
@@ -112,7 +111,7 @@ class Comparer:
         with self.store.held(), self._server:
             self._find_basis()
             if self.what.wants_knee:
-                self._find_knees()
+                self.knees = self._finder.knees(self.what.policies)
             self._tune()
             # Job by job, not server by server: a machine's speed changes within minutes.
             for job in plan_jobs(self.what.scenarios, self.what.loads, self.what.repeats):
@@ -147,11 +146,22 @@ class Comparer:
             )
         self.basis = found
         self._set_book(book or rule_book(float(found["step_s"])))
-        self._expected = ExpectedKnees(
-            engine=self.what.engine,
-            traffic=self.traffic,
-            book=self._written_book,
-            saturation_qps=float(found["saturation_qps"]),
+        saturation_qps = float(found["saturation_qps"])
+        lengths = replace(self.traffic.lengths, max_total=found.get("max_total"))
+        self._finder = KneeFinder(
+            chunks=self.what.chunks,
+            best_chunk=self.best_chunk,
+            expected=ExpectedKnees(
+                engine=self.what.engine,
+                traffic=replace(self.traffic, lengths=lengths),
+                book=self._written_book,
+                saturation_qps=saturation_qps,
+                found=self.store.read("expected") or {},
+                keep=partial(self.store.write, "expected"),
+            ),
+            saturation_qps=saturation_qps,
+            run=self._one,
+            tell=self.tell,
         )
 
     def _measure_basis(self, chunk: int) -> dict[str, Any]:
@@ -196,53 +206,8 @@ class Comparer:
         rows = {chunk: row for chunk, row in rows.items() if row["valid"]} or rows
         return min(rows, key=lambda n: (rows[n]["late_share"]["all"], -rows[n]["goodput_rps"]))
 
-    def _find_knees(self) -> None:
-        """Find every policy's knee, load by load in turn."""
-        first = {policy: self._candidates(policy, KNEE)[0] for policy in self.what.policies}
-        holds = {name: partial(self._holds, one, KNEE, tried=[]) for name, one in first.items()}
-        expected = {name: self._expected.knee(one, KNEE) for name, one in first.items()}
-        for name, load in expected.items():
-            if load is not None:
-                self.tell(f"knee of {first[name].key}: simulated {load:g}")
-        run_async(raise_knees(holds, expected=expected))
-        for policy in self.what.policies:
-            # What was run in turn is not run again.
-            self.knees[policy] = self._knee(policy, KNEE)
-
-    def _knee(self, policy: str, scenario: str) -> dict[str, Any]:
-        """Return the knee of a policy: of its best chunk, if it has chunks."""
-        knee, chunk = 0.0, self.best_chunk.get(policy)
-        tried: list[dict[str, Any]] = []
-        for contestant in self._candidates(policy, scenario):
-            holds = partial(self._holds, contestant, scenario, tried=tried)
-            found = run_async(raise_knee(holds, knee, self._expected.knee(contestant, scenario)))
-            if found > knee:
-                knee, chunk = found, contestant.chunk
-        found_here = {"load": knee, "qps": knee * self.basis["saturation_qps"], "chunk": chunk}
-        found_here["valid"] = all(row["valid"] for row in tried)
-        self.tell(f"{scenario} of {policy}: {knee:g}" + _invalid(found_here))
-        return found_here
-
-    def _candidates(self, policy: str, scenario: str) -> list[Contestant]:
-        """Return what may have the highest knee, the likeliest first: the others need only one run each."""
-        if not Contestant(policy).is_stock:
-            return [Contestant(policy)]
-        first = self.best_chunk.get(policy, self.what.chunks[(len(self.what.chunks) - 1) // 2])
-
-        def unlikeliness(contestant: Contestant) -> tuple[float, bool]:
-            return -(self._expected.knee(contestant, scenario) or 0.0), contestant.chunk != first
-
-        return sorted([Contestant(policy, chunk) for chunk in self.what.chunks], key=unlikeliness)
-
-    async def _holds(
-        self, contestant: Contestant, scenario: str, load: float, *, tried: list[dict[str, Any]]
-    ) -> bool:
-        """Whether a contestant keeps a load in time; its run is put to those that were tried."""
-        tried.append(await self._one(contestant, Job(scenario, load)))
-        return passes(tried[-1])
-
     def _backlog(self, policy: str) -> None:
-        knee = self._knee(policy, OWN_KNEE)
+        knee = self._finder.knees([policy], OWN_KNEE)[policy]
         load = round(BACKLOG_SHARE * knee["load"], 4)
         if load:
             contestant = Contestant(policy, knee["chunk"])

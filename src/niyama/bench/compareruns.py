@@ -73,6 +73,7 @@ async def measure_basis(url: str, traffic: Traffic, wants_step: bool) -> dict[st
         "saturation_in_flight": found.num_in_flight,
         "saturation_seconds": traffic.closed_s,
         "step_s": step_s,
+        "max_total": loop.lengths.max_total,
         "vllm_version": loop.target.vllm_version,
     }
 

@@ -2,6 +2,7 @@
 
 DIR/settings.json          what all runs have in common; another comparison needs another folder
 DIR/basis.json             what stock vLLM sustains, and the step time of the SLO rule
+DIR/expected.json          knees in the simulator, from which the search of an emulated engine starts
 DIR/runs/CONTESTANT/RUN.json   one file per finished run
 DIR/logs                   output of the servers
 DIR/lock                   held by the one that runs, empty

@@ -6,21 +6,25 @@ compiled: interpreted it would take minutes. What is measured decides; a wrong g
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from niyama import compiled
 from niyama.bench.carriers import priorities
 from niyama.bench.contestants import MAX_NUM_SEQS, Contestant, Engine
-from niyama.bench.knee import GRID, GUESS, MAX_LATE, position
+from niyama.bench.knee import GRID, GUESS, MAX_LATE, STEP
 from niyama.bench.planned import make_plan
 from niyama.bench.scenarios import Job, Traffic
-from niyama.emulation import Emulation
+from niyama.emulation import Emulation, scaled_book
 from niyama.qos import QosBook
 from niyama.scheduling.policy import Request
 from niyama.sim.capacity import Probe, attempt, search_around
 from niyama.sim.live import ReplicaLimits
 from niyama.sim.run import Setup
 from niyama.workload.generate import Arrival
+
+HOST = 1.05
+"""A server takes so many times as long as its device alone."""
 
 POLICY_OF = {"vllm-fcfs": "fcfs", "vllm-priority": "priority"}
 """The policies of ours that do what stock vLLM does."""
@@ -32,29 +36,37 @@ class ExpectedKnees:
 
     Attributes:
         engine: On which all run.
-        traffic: What arrives, at the speed of the emulation.
+        traffic: What arrives, at the speed of the emulation, with lengths as the server takes them.
         book: The promises at the device's own speed.
         saturation_qps: Load 1 at the speed of the emulation.
+        found: What is known already, by scenario and contestant.
+        keep: Hears of `found` when it grows.
     """
 
     engine: Engine
     traffic: Traffic
     book: QosBook
     saturation_qps: float
-    _found: dict[tuple[str, str], float] = field(default_factory=dict[tuple[str, str], float])
+    found: dict[str, float | None] = field(default_factory=dict[str, float | None])
+    keep: Callable[[Mapping[str, float | None]], None] = lambda found: None
 
     def knee(self, contestant: Contestant, scenario: str) -> float | None:
         """Return the highest load of the grid that a contestant keeps in the simulator, 0 if none.
 
-        None if nothing can be said. Costs some six simulated runs, a few seconds each.
+        None if nothing can be said: a computed engine, an interpreted simulator, a request that the KV
+        cannot hold. Costs some six simulated runs, a few seconds each.
         """
         emulation = self.engine.emulation
         if emulation is None or not compiled.is_active():
             return None
-        key = (contestant.key, scenario)
-        if key not in self._found:
-            self._found[key] = self._search(contestant, scenario, emulation)
-        return self._found[key]
+        key = f"{scenario} of {contestant.key}"
+        if key not in self.found:
+            try:
+                self.found[key] = self._search(contestant, scenario, emulation)
+            except ValueError:
+                self.found[key] = None
+            self.keep(self.found)
+        return self.found[key]
 
     def _search(self, contestant: Contestant, scenario: str, emulation: Emulation) -> float:
         setup = _setup(contestant, self.engine, emulation)
@@ -63,26 +75,24 @@ class ExpectedKnees:
             arrivals = self._arrivals(Job(scenario, GRID[point - 1]), emulation.speedup)
             return Probe(setup.policy, GRID[point - 1], *attempt(setup, arrivals, MAX_LATE))
 
-        low = search_around(probe_at, len(GRID), position(GUESS)).low
+        low = search_around(probe_at, len(GRID), round(GUESS / STEP)).low
         return GRID[low - 1] if low else 0.0
 
     def _arrivals(self, job: Job, speedup: float) -> list[Arrival]:
-        """Return the requests of a run, stretched to the device's own speed."""
-        judged = self.traffic
-        seconds = None if judged.seconds is None else judged.seconds * speedup
-        traffic = replace(judged, book=self.book, seconds=seconds)
-        qps = self.saturation_qps / speedup
+        """Return the requests of a run, at the device's own speed and as much faster as a host takes time."""
+        judged, slowdown = self.traffic, speedup / HOST
+        seconds = judged.run_s(job.scenario) * slowdown
+        traffic = replace(judged, book=scaled_book(self.book, HOST), seconds=seconds)
+        qps = self.saturation_qps / slowdown
         workload = traffic.workload(job, qps)
-        plan = make_plan(
-            workload, job.load * qps, seconds=traffic.run_s(job.scenario), lengths=traffic.lengths
-        )
-        ranks = priorities(self.book)
+        plan = make_plan(workload, job.load * qps, seconds=seconds, lengths=traffic.lengths)
+        classes, ranks = traffic.book.classes, priorities(self.book)
         return [
             Arrival(
                 Request(
                     request_id=one.id,
                     arrived_at=one.due_at,
-                    slo=self.book.classes[one.qos_class].slo,
+                    slo=classes[one.qos_class].slo,
                     num_prompt_tokens=one.num_prompt_tokens,
                     max_tokens=one.num_output_tokens,
                     qos_class=one.qos_class,

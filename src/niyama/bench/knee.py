@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 MAX_LATE = 0.01
 STEP = 0.05
@@ -30,67 +31,95 @@ def passes(row: Mapping[str, Any]) -> bool:
     return not row["errors"] and not row.get("settled_by") and is_in_time(row["late_share"])
 
 
-Holds = Callable[[float], Awaitable[bool]]
-"""Tries a load and says whether it holds."""
+class Try(NamedTuple):
+    """A load, and the number of the configuration that is to keep it."""
+
+    number: int
+    load: float
 
 
-def position(load: float) -> int:
-    """Return how many loads of the grid are at most `load`."""
-    return sum(one <= load + 1e-9 for one in GRID)
+class Knee(NamedTuple):
+    """The highest load that holds, 0 if none does, and the number of the configuration that keeps it."""
+
+    load: float
+    number: int | None
 
 
-def search(floor: float = 0.0, expected: float | None = None) -> Generator[float, bool | None, float]:
-    """Yield loads to try, be told whether each holds, and return the highest of the grid that does.
+Holds = Callable[[Try], Awaitable[bool]]
+"""Says whether a load holds."""
+
+
+@dataclass(slots=True)
+class _Way:
+    """What is known of a configuration, in places of the grid from 1.
+
+    Attributes:
+        guess: What to try next.
+        stride: How far from one try the next one is at most, as long as the knee is beyond all tries.
+        high: The highest that may hold.
+    """
+
+    number: int
+    guess: int
+    stride: int
+    high: int = len(GRID)
+
+
+def search(expected: Sequence[float | None]) -> Generator[Try, bool | None, Knee]:
+    """Yield what to try, be told whether it holds, and return the knee of the best of some configurations.
 
     Args:
-        floor: A load known to hold, by another configuration; 0 if none is. Only what is better
-            is of interest, so the next load above it is tried first; returned if that does not hold.
-        expected: Where the knee probably is: tried first, then its neighbours in growing strides.
+        expected: Where the knee of each probably is. None if nothing is known of any: then the first
+            one is the likeliest.
 
-    Costs about log2 of the grid's size; one try if the floor cannot be raised, two if the knee is
-    where it is expected.
+    A try above the best knee so far decides about a configuration, so only the best one costs more: one
+    that holds and one that does not if it is where it was expected, else about log2 of the grid's size.
     """
-    low, high = position(floor), len(GRID)  # so many loads are known to hold, and so many may
-    tried = low + 1 if floor else max(1, position(GUESS if expected is None else expected))
-    stride = high if expected is None else 1
-    while low < high:
-        if (yield GRID[tried - 1]):
-            low = tried
-            tried = min((low + high + 1) // 2, low + stride)
+    ways = [_way(number, one) for number, one in enumerate(expected)]
+    best, winner = 0, None
+    while still := [way for way in ways if way.high > best]:
+        # Of equals the one with fewer tries, that is with a shorter stride.
+        way = max(still, key=lambda one: (one.guess, -one.stride))
+        place = min(way.high, max(best + 1, way.guess))
+        if (yield Try(way.number, GRID[place - 1])):
+            best, winner = place, way.number
+            way.guess = min((best + way.high + 1) // 2, best + way.stride)
         else:
-            high = tried - 1
-            tried = max((low + high + 1) // 2, high + 1 - stride)
-        stride *= 2
-    return GRID[low - 1] if low else 0.0
+            way.high = place - 1
+            way.guess = max((best + way.high + 1) // 2, place - way.stride)
+        way.stride *= 2
+    return Knee(GRID[best - 1] if best else 0.0, winner)
+
+
+def _way(number: int, expected: float | None) -> _Way:
+    if expected is not None:
+        return _Way(number, sum(load <= expected + 1e-9 for load in GRID), 1)
+    if number == 0:
+        return _Way(number, round(GUESS / STEP), len(GRID))
+    return _Way(number, 0, 1)
 
 
 async def raise_knees(
-    holds: Mapping[str, Holds], floor: float = 0.0, expected: Mapping[str, float | None] | None = None
-) -> dict[str, float]:
-    """Return the highest load that holds for each, or `floor` if none above it does.
+    holds: Mapping[str, Holds], expected: Mapping[str, Sequence[float | None]]
+) -> dict[str, Knee]:
+    """Return the knee of each contestant.
 
     Each has one load tried in turn, so that a machine that becomes slower does so for all of them.
 
     Args:
-        holds: Tries a load, by name.
-        floor: See `search`.
-        expected: See `search`, by name.
+        holds: Tries a load, by contestant.
+        expected: See `search`.
     """
-    found: dict[str, float] = {}
-    searches = {name: search(floor, (expected or {}).get(name)) for name in holds}
+    found: dict[str, Knee] = {}
+    searches = {name: search(expected[name]) for name in holds}
     answers: dict[str, bool | None] = dict.fromkeys(holds)
     while searches:
         for name, one in list(searches.items()):
             try:
-                load = one.send(answers[name])
+                tried = one.send(answers[name])
             except StopIteration as done:
-                found[name] = float(done.value)
+                found[name] = done.value
                 del searches[name]
             else:
-                answers[name] = await holds[name](load)
+                answers[name] = await holds[name](tried)
     return found
-
-
-async def raise_knee(holds: Holds, floor: float = 0.0, expected: float | None = None) -> float:
-    """Return the highest load that holds, or `floor` if none above it does. See `search`."""
-    return (await raise_knees({"": holds}, floor, {"": expected}))[""]

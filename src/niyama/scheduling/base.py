@@ -33,6 +33,10 @@ TOKEN_TIME_MEMORY_S: Final = 10.0
 """Engine time over which the service time of a prefill token is averaged. Time, not tokens: steps
 whose decodes leave no room for prefill count, and must be forgotten when they are over."""
 
+SLOWEST_TIMES: Final = 10.0
+"""Steps without any prefill make a token this many times slower than it is alone, and no more. Where every
+seat is taken for minutes the average would grow without end, and so would the work of what arrives then."""
+
 
 class InFlight(NamedTuple):
     """A launched step that has not ended."""
@@ -183,6 +187,9 @@ class BasePolicy:
         """Return `token_s` as measured."""
         if self._token_count > 0:
             return self._token_time_s / self._token_count
+        return self._guessed_token_s()
+
+    def _guessed_token_s(self) -> float:
         shape = self.ledger.decode_shape().with_chunk(PROBE_TOKENS, 0)
         return self.model.predict_s(shape) / PROBE_TOKENS
 
@@ -325,3 +332,6 @@ class BasePolicy:
         keep = math.exp(-duration_s / TOKEN_TIME_MEMORY_S)
         self._token_time_s = self._token_time_s * keep + duration_s
         self._token_count = self._token_count * keep + num_tokens
+        if not num_tokens and self._token_count > 0:
+            slowest_s = SLOWEST_TIMES * self._guessed_token_s()
+            self._token_count = max(self._token_count, self._token_time_s / slowest_s)

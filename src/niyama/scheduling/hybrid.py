@@ -13,7 +13,7 @@ from niyama.compiled import mypyc_attr
 from niyama.scheduling.backlog import Backlog, FullKey, Item
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.deadlines import Anchor
-from niyama.scheduling.ledger import Job
+from niyama.scheduling.ledger import Job, Offered
 from niyama.scheduling.load import Load
 from niyama.scheduling.policy import LatencyModel, Request
 from niyama.scheduling.priority import hybrid_key
@@ -57,10 +57,10 @@ class HybridOrder(BasePolicy):
     def arrive(self, request: Request, now_s: float) -> None:
         """See `Policy.arrive`."""
         super().arrive(request, now_s)
-        num_tokens = self.ledger.jobs[request.request_id].remaining
-        work_s = num_tokens * self.measured_token_s()
-        self.load.offer(work_s, num_tokens * self._token_s, int(request.importance), now_s)
-        self.shares.arrive(request, num_tokens, now_s)
+        job = self.ledger.jobs[request.request_id]
+        job.offered = Offered(job.remaining * self.measured_token_s(), job.remaining * self._token_s, now_s)
+        self._offer(job)
+        self.shares.arrive(request, job.remaining, now_s)
 
     def cached(self, request_id: str, num_tokens: int, now_s: float) -> None:
         """See `Policy.cached`; what was offered is less by what need not be computed."""
@@ -68,9 +68,14 @@ class HybridOrder(BasePolicy):
         before = 0 if job is None else job.remaining
         super().cached(request_id, num_tokens, now_s)
         if job is not None and job.remaining < before:
-            importance, measured_s = int(job.request.importance), self.measured_token_s()
-            for sign, tokens in ((-1, before), (1, job.remaining)):
-                self.load.offer(tokens * measured_s, tokens * self._token_s, importance, now_s, sign)
+            self._offer(job, -1)
+            left, (work_s, pressing_s, at) = job.remaining / before, job.offered
+            job.offered = Offered(work_s * left, pressing_s * left, at)
+            self._offer(job)
+
+    def _offer(self, job: Job, sign: int = 1) -> None:
+        work_s, pressing_s, at = job.offered
+        self.load.offer(work_s, pressing_s, int(job.request.importance), at, sign)
 
     def depart(self, request_id: str, now_s: float, *, finished: bool = True) -> None:
         """See `Policy.depart`."""
@@ -124,7 +129,7 @@ class HybridOrder(BasePolicy):
             job = self.ledger.jobs[item.request_id]
             self.backlog.discard(item.request_id)
             job.relegated, job.promoted = True, False
-            self.shares.set_aside(job.request, job.remaining, now_s)
+            self.shares.set_aside(job.request, job.remaining, job.offered.at)
             self._enqueue(job, now_s)
             self._restorable.add(item)
             relegated.append(item.request_id)
@@ -141,7 +146,10 @@ class HybridOrder(BasePolicy):
         self.backlog.discard(late.request_id)
         key = hybrid_key(job, job.due_at, 0.0)
         job.promoted = self.backlog.fits(late.request_id, key, late.work_s, late.due_at, now_s)
-        self._enqueue(job, now_s)
+        if job.promoted:
+            self._enqueue(job, now_s)
+        else:
+            self.backlog.put(late.request_id, late.key[0], late.work_s, late.due_at, late.rank)
         return job.promoted
 
     def _has_time_for(self, job: Job, now_s: float) -> bool:
@@ -158,7 +166,7 @@ class HybridOrder(BasePolicy):
             job = self.ledger.jobs[item.request_id]
             self.set_aside.discard(item.request_id)
             job.relegated = False
-            self.shares.set_aside(job.request, -job.remaining, now_s)
+            self.shares.set_aside(job.request, -job.remaining, job.offered.at)
             self._enqueue(job, now_s)
             restored.append(item.request_id)
         return restored

@@ -8,6 +8,7 @@ of tokens of a decoding request follows from the number of launches since it beg
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final, NamedTuple
 
 from niyama.scheduling.policy import BatchShape, Launch, Request
 
@@ -18,6 +19,17 @@ class Phase(Enum):
     WAITING = "waiting"
     PREFILLING = "prefilling"
     DECODING = "decoding"
+
+
+class Offered(NamedTuple):
+    """The engine time of a request, the same if those decodes sit out that can (seconds), and the instant."""
+
+    work_s: float
+    pressing_s: float
+    at: float
+
+
+NOTHING: Final = Offered(0.0, 0.0, 0.0)
 
 
 class Job:
@@ -33,6 +45,7 @@ class Job:
         relegated: Whether it is set aside.
         promoted: Whether it is served by its deadline alone, whatever its work.
         standing: Whether its tenant asks for more than its share, and it is part of that (see `shares`).
+        offered: What it counted as when its load was measured (see `load`), and when.
         due_at: Instant by which its prefill must be done (see `deadlines.prefill_due_at`).
         expected_output: Output tokens expected in all, when it arrived.
     """
@@ -44,6 +57,7 @@ class Job:
         "expected_output",
         "first_token_at",
         "num_emitted",
+        "offered",
         "phase",
         "promoted",
         "relegated",
@@ -65,6 +79,7 @@ class Job:
         self.relegated = False
         self.promoted = False
         self.standing = 0
+        self.offered = NOTHING
         self.due_at = 0.0
         self.expected_output = expected_output
 

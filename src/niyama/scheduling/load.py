@@ -176,8 +176,8 @@ class Load(Faded):
             work_s: Engine time that it takes, decodes that run along included.
             pressing_s: The same if those sit out who can.
             importance: Of the request.
-            now_s: The instant.
-            sign: -1 takes back what was counted a while ago, up to what has faded since.
+            now_s: The instant, or an earlier one that it is to count from.
+            sign: -1 takes back what was counted from that instant.
         """
         self.add(sign * work_s, now_s)
         self._pressing.add(sign * pressing_s, now_s)

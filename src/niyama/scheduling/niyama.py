@@ -70,7 +70,10 @@ class NiyamaPolicy(HybridOrder):
         self._gate.end(request_id)
 
     def plan(self, now_s: float, limits: Limits) -> Plan:
-        """See `Policy.plan`. O(log n) in waiting requests; nothing per decode unless something is urgent."""
+        """See `Policy.plan`. O(log n) in waiting requests, but for those that the engine cannot start.
+
+        Nothing per decode unless something is urgent.
+        """
         self._follow_load(now_s)
         stall_s = self._stalls.stall_s(self.step_s)
         relegated = self._relegate(now_s + stall_s)

@@ -3,7 +3,8 @@
 Token n of a request is due at ``anchor + (n - 1) * pace``. All requests of one pace move forward
 together: a request in launch number l must emit by ``base + l * pace`` where `base` never changes
 while it gets one token per launch. So a heap of bases per pace gives the tightest request of that
-pace, and nothing is done per request and step. Joining, leaving and correcting cost O(log n).
+pace, and nothing is done per request and step. Joining, leaving and correcting cost O(log n). The classes
+have few paces; clients with a TBT of their own each add a heap that is looked at in every step.
 """
 
 from __future__ import annotations

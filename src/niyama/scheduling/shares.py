@@ -114,11 +114,14 @@ class Shares:
         if account is not None:
             account.answers.add(OUTPUT_WEIGHT * num_tokens, now_s)
 
-    def set_aside(self, request: Request, num_tokens: int, now_s: float) -> None:
-        """Take note that so much prefill was set aside; taken back if negative. O(1)."""
+    def set_aside(self, request: Request, num_tokens: int, asked_at: float) -> None:
+        """Take note that so much of the prefill that was asked for then is set aside; taken back if negative.
+
+        It fades with what it is a part of. O(1).
+        """
         account = self._account(request)
         if account is not None:
-            account.aside.add(num_tokens, now_s)
+            account.aside.add(num_tokens, asked_at)
 
     def is_shared(self, importance: int) -> bool:
         """Whether several tenants ask at an importance: one alone may have it all."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from niyama import compiled
 from niyama.bench.contestants import Contestant, Engine
-from niyama.bench.expected import ExpectedKnees
+from niyama.bench.expected import HOST, ExpectedKnees
 from niyama.bench.knee import GRID, MAX_LATE, STEP
 from niyama.bench.planned import Lengths
 from niyama.bench.promises import book_of
@@ -47,16 +49,15 @@ def as_if_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("as_if_compiled")
-def test_the_device_itself_keeps_the_expected_knee_and_no_more() -> None:
+def test_the_device_keeps_the_expected_knee_with_a_host_that_takes_time_and_no_more() -> None:
     knee = emulated().knee(Contestant("vllm-fcfs", 256), KNEE)
     assert knee is not None
     assert GRID[0] < knee < GRID[-1]
 
     def holds(load: float) -> bool:
-        qps = load * SATURATION_QPS / SPEEDUP
-        own = traffic(200.0)
-        requests = own.workload(Job(KNEE, load), SATURATION_QPS / SPEEDUP).requests(qps, 10_000)
-        arrivals = [one for one in requests if one.request.arrived_at < 200.0]
+        slowed, qps = traffic(200.0, HOST), HOST * SATURATION_QPS / SPEEDUP
+        requests = slowed.workload(Job(KNEE, load), qps).requests(load * qps, 10_000)
+        arrivals = [one for one in requests if one.request.arrived_at < 200.0 / HOST]
         return attempt(Setup(policy="fcfs", profile=PROFILE, chunk=256), arrivals, MAX_LATE).is_met
 
     assert holds(knee)
@@ -79,6 +80,24 @@ def test_priorities_and_a_policy_of_ours_count() -> None:
 @pytest.mark.usefixtures("as_if_compiled")
 def test_an_engine_that_computes_says_nothing_beforehand() -> None:
     assert expected(Engine()).knee(Contestant("niyama"), KNEE) is None
+
+
+@pytest.mark.usefixtures("as_if_compiled")
+def test_what_was_found_is_kept_and_not_simulated_again() -> None:
+    kept: list[dict[str, float | None]] = []
+    knees = replace(
+        emulated(), found={"knee of vllm-fcfs-256": 0.4}, keep=lambda found: kept.append({**found})
+    )
+    assert knees.knee(Contestant("vllm-fcfs", 256), KNEE) == 0.4
+    assert kept == []
+    found = knees.knee(Contestant("vllm-fcfs", 320), KNEE)
+    assert kept == [{"knee of vllm-fcfs-256": 0.4, "knee of vllm-fcfs-320": found}]
+
+
+@pytest.mark.usefixtures("as_if_compiled")
+def test_of_requests_that_the_kv_cannot_hold_nothing_is_said() -> None:
+    small = Emulation(profile=PROFILE, speedup=SPEEDUP, kv_tokens=1024)
+    assert expected(Engine(emulation=small)).knee(Contestant("vllm-fcfs", 256), KNEE) is None
 
 
 def test_interpreted_nothing_is_simulated(monkeypatch: pytest.MonkeyPatch) -> None:

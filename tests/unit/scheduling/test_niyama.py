@@ -277,6 +277,30 @@ def test_service_time_of_a_token_recovers_from_steps_without_room_for_prefill() 
     assert policy.token_s < 1.1 * usual_s
 
 
+def test_service_time_of_a_token_has_an_end_however_long_nothing_is_prefilled() -> None:
+    host = engine()
+    policy = host.policy
+    ask(host, "first", Slo(ttlt_s=900.0), 100 * 448, expected=1)
+    for _ in range(20):
+        host.step()
+    alone_s = policy.model.predict_s(BatchShape(512, 0)) / 512
+    for _ in range(5_000):
+        policy._learn_token_time(0.1, 0)
+    assert policy.token_s == pytest.approx(10 * alone_s)
+
+
+def test_what_is_found_cached_late_is_taken_back_as_what_is_left_of_it() -> None:
+    """A load that has faded is not taken back at its full weight: that would hide what comes next."""
+    policy = NiyamaPolicy(linear_model(fixed_s=1 / 8, token_s=1 / 512, decode_s=0.0))
+    policy.arrive(Request("cached", 0.0, Slo(ttlt_s=900.0), 50_000, 9), 0.0)
+    policy.arrive(Request("other", 0.0, Slo(ttlt_s=900.0), 10_000, 9), 0.0)
+    both = policy.load.share(240.0)
+    policy.cached("cached", 49_999, 240.0)
+    assert policy.load.share(240.0) == pytest.approx(both / 6, rel=1e-3)
+    policy.cached("cached", 49_999, 300.0)
+    assert policy.load.share(240.0) == pytest.approx(both / 6, rel=1e-3), "nothing new is cached"
+
+
 def test_plan_unchanged_state_is_the_same_again() -> None:
     host = engine()
     for number in range(5):
