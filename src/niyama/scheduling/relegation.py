@@ -78,7 +78,8 @@ class Relegated:
         """Return requests for which there is room again, the important first. O(log n).
 
         The caller puts each into the backlog; so at most one is returned per call that fits
-        into the backlog as it is. Requests that cannot be in time any more are forgotten.
+        into the backlog as it is. Requests that are late by now are forgotten; others are not, for the
+        time that their work takes is an estimate, and it becomes less as they get what others leave.
         """
         if not self._candidates:
             return []
@@ -95,7 +96,7 @@ class Relegated:
                     continue
                 left, tries = left - 1, tries - 1
                 work_s = item.work_s * RESTORE_HEADROOM
-                if item.due_at - work_s < now_s:
+                if item.due_at < now_s:
                     del self._candidates[item.request_id]
                 elif backlog.fits(item.request_id, item.key[0], work_s, item.due_at, now_s):
                     del self._candidates[item.request_id]

@@ -27,14 +27,16 @@ def search(limits: Sequence[float], expected: Sequence[float | None] | None = No
 @pytest.mark.parametrize("limit", [0.0, *GRID, 99.0])
 def test_the_knee_is_found_wherever_it_is_in_few_tries(limit: float) -> None:
     found, tried = search([limit])
-    assert found == (pytest.approx(min(limit, GRID[-1])), 0 if limit else None)
+    assert found.load == pytest.approx(min(limit, GRID[-1]))
+    assert found.number == (0 if limit else None)
     assert len(tried) == len(set(tried)) <= 7
 
 
 @pytest.mark.parametrize("limit", [0.3, 0.8, 0.85, 1.4, 9.0])
 def test_another_configuration_is_tried_above_the_best_so_far(limit: float) -> None:
     found, tried = search([0.8, limit])
-    assert found == (pytest.approx(max(0.8, min(limit, GRID[-1]))), int(limit > 0.8))
+    assert found.load == pytest.approx(max(0.8, min(limit, GRID[-1])))
+    assert found.number == int(limit > 0.8)
     loads = [load for number, load in tried if number == 1]
     assert loads[0] == pytest.approx(0.85)
     assert min(loads) > 0.8

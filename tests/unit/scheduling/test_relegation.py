@@ -73,11 +73,20 @@ def test_take_fitting_does_not_make_others_late() -> None:
     assert len(relegated) == 1
 
 
-def test_take_fitting_forgets_who_cannot_be_in_time() -> None:
+def test_take_fitting_forgets_who_is_late() -> None:
+    relegated = Relegated()
+    relegated.add(item("a", 1.0, 2.0))
+    assert relegated.take_fitting(Backlog(), 2.5) == []
+    assert len(relegated) == 0
+
+
+def test_take_fitting_who_seemed_to_need_too_long_comes_back_once_it_does_not() -> None:
+    """Its work was measured too high, or it got what others left."""
     relegated = Relegated()
     relegated.add(item("a", 1.0, 2.0))
     assert relegated.take_fitting(Backlog(), 1.5) == []
-    assert len(relegated) == 0
+    relegated.update(item("a", 0.25, 2.0))
+    assert [i.request_id for i in relegated.take_fitting(Backlog(), 1.6)] == ["a"]
 
 
 def test_take_fitting_progress_since_counts() -> None:
