@@ -47,8 +47,8 @@ class KneeFinder:
         }
         found = run_async(raise_knees(holds, expected))
         return {
-            policy: self._row(policy, scenario, knee, candidates[policy], rows[policy])
-            for policy, knee in found.items()
+            policy: self._row(policy, scenario, found[policy], candidates[policy], rows[policy])
+            for policy in policies
         }
 
     def _candidates(self, policy: str) -> list[Contestant]:

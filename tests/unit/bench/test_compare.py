@@ -96,6 +96,7 @@ def test_knees_are_searched_from_where_they_are_expected(
     done = comparer(tmp_path, scenarios=[], wants_knee=True)
     done.run()
     assert {name: knee["load"] for name, knee in done.knees.items()} == {"vllm-fcfs": 0.7, "niyama": 1.1}
+    assert list(done.knees) == ["vllm-fcfs", "niyama"], "in their order, whoever's search ends first"
     # The likeliest chunk searches, the other one is tried above its knee.
     assert [load for key, _, load in machine.ran if key == "vllm-fcfs-512"] == [0.65, 0.7, 0.8, 0.75]
     assert [load for key, _, load in machine.ran if key == "vllm-fcfs-256"] == [0.75]
