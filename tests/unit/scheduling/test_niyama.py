@@ -14,8 +14,10 @@ from tests.property.hosts import Host, linear_model
 
 from niyama.qos import Importance, Slo
 from niyama.scheduling.limits import Limits
+from niyama.scheduling.load import Faded
 from niyama.scheduling.niyama import RESERVE_SHARE, NiyamaPolicy
 from niyama.scheduling.policy import BatchShape, Launch, Prefill, Request, StepOutcome
+from niyama.scheduling.shares import SHARE_WINDOW_S
 
 LIMITS = Limits(token_budget=448, free_seqs=64, free_kv_tokens=100_000)
 
@@ -261,13 +263,19 @@ def test_preempted_answer_that_was_relegated_before_is_not_set_aside_any_more() 
     assert not host.policy.ledger.jobs["late"].relegated
 
 
-def test_service_time_of_a_token_recovers_from_steps_without_room_for_prefill() -> None:
-    """Steps full of decodes teach that prefill is slow; after as long without them it is forgotten."""
+def in_full_steps() -> Host:
+    """Return an engine that has prefilled a large prompt for a while."""
     host = engine()
-    policy = host.policy
     ask(host, "first", Slo(ttlt_s=900.0), 100 * 448, expected=1)
     for _ in range(20):
         host.step()
+    return host
+
+
+def test_service_time_of_a_token_recovers_from_steps_without_room_for_prefill() -> None:
+    """Steps full of decodes teach that prefill is slow; after as long without them it is forgotten."""
+    host = in_full_steps()
+    policy = host.policy
     usual_s = policy.token_s
     for _ in range(200):
         policy._learn_token_time(0.1, 0)
@@ -278,11 +286,7 @@ def test_service_time_of_a_token_recovers_from_steps_without_room_for_prefill() 
 
 
 def test_service_time_of_a_token_has_an_end_however_long_nothing_is_prefilled() -> None:
-    host = engine()
-    policy = host.policy
-    ask(host, "first", Slo(ttlt_s=900.0), 100 * 448, expected=1)
-    for _ in range(20):
-        host.step()
+    policy = in_full_steps().policy
     alone_s = policy.model.predict_s(BatchShape(512, 0)) / 512
     for _ in range(5_000):
         policy._learn_token_time(0.1, 0)
@@ -299,6 +303,39 @@ def test_what_is_found_cached_late_is_taken_back_as_what_is_left_of_it() -> None
     assert policy.load.share(240.0) == pytest.approx(both / 6, rel=1e-3)
     policy.cached("cached", 49_999, 300.0)
     assert policy.load.share(240.0) == pytest.approx(both / 6, rel=1e-3), "nothing new is cached"
+
+
+def test_who_is_taken_back_later_leaves_no_hole_in_what_counts_as_set_aside() -> None:
+    """What was set aside 97 s ago has faded since; only that much is taken back."""
+    host = engine()
+    ask(host, "paid", Slo(ttft_s=99.0), 100 * 448, Importance.HIGH)
+    ask(host, "free", Slo(ttft_s=99.2), importance=Importance.LOW)
+    policy = host.policy
+    assert policy.plan(0.0, LIMITS).relegated == ["free"]
+    policy.depart("paid", 97.0)
+    assert policy.plan(97.0, LIMITS).restored == ["free"]
+    account, fresh = policy.shares._accounts[Importance.LOW][""], Faded(SHARE_WINDOW_S)
+    fresh.add(0.0, 0.0)
+    for each in (account.aside, fresh):
+        each.add(100.0, 97.0)
+    assert account.aside.share(97.0) == pytest.approx(fresh.share(97.0))
+
+
+def test_a_promotion_that_does_not_help_changes_nothing() -> None:
+    """Alpha has changed since it was put in order; a search for a victim does not put it in order anew."""
+    policy = NiyamaPolicy(linear_model(fixed_s=1 / 8, token_s=1 / 512, decode_s=0.0))
+    for request_id, ttft_s, num_tokens in (("long", 45.0, 8000), ("short", 50.0, 4000)):
+        policy.arrive(Request(request_id, 0.0, Slo(ttft_s=ttft_s), num_tokens, 9), 0.0)
+    policy.load.offer(90.0, 90.0, int(Importance.NORMAL), 0.0)
+    assert policy.load.follow(0.0)
+    late = policy.backlog.item("long")
+    before = (late.key, late.work_s, late.due_at, late.rank)
+    now_s = policy.backlog.margin + 0.5
+    assert policy._has_time_for(policy.ledger.jobs["long"], now_s)
+    assert not policy._promote(late, now_s)
+    found = policy.backlog.item("long")
+    assert (found.key, found.work_s, found.due_at, found.rank) == before
+    assert not policy.ledger.jobs["long"].promoted
 
 
 def test_plan_unchanged_state_is_the_same_again() -> None:

@@ -138,24 +138,6 @@ def test_what_was_taken_back_is_not_set_aside() -> None:
     assert standings(shares, "b") == standings(other, "b")
 
 
-def test_what_is_set_aside_and_taken_back_later_counts_from_when_it_was_asked_for() -> None:
-    """Its part in what is asked for fades, too."""
-    shares, other = Shares(), Shares()
-    for second in range(200):
-        for each in (shares, other):
-            each.arrive(ask("a"), 100, float(second))
-            each.arrive(ask("b"), 300, float(second))
-        if second >= 100:
-            shares.set_aside(ask("b"), 300, float(second - 100))
-        if second >= 150:
-            shares.set_aside(ask("b"), -300, float(second - 150))
-    for second in range(100, 150):
-        shares.set_aside(ask("b"), -300, float(second - 50))
-    shares.follow(200.0)
-    other.follow(200.0)
-    assert standings(shares, "b") == standings(other, "b")
-
-
 def test_tenant_that_is_gone_for_long_is_forgotten() -> None:
     shares = Shares()
     shares.arrive(ask("a"), 100, 0.0)
