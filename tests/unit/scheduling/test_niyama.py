@@ -311,6 +311,7 @@ def test_who_is_taken_back_later_leaves_no_hole_in_what_counts_as_set_aside() ->
     ask(host, "paid", Slo(ttft_s=99.0), 100 * 448, Importance.HIGH)
     ask(host, "free", Slo(ttft_s=99.2), importance=Importance.LOW)
     policy = host.policy
+    assert isinstance(policy, NiyamaPolicy)
     assert policy.plan(0.0, LIMITS).relegated == ["free"]
     policy.depart("paid", 97.0)
     assert policy.plan(97.0, LIMITS).restored == ["free"]
