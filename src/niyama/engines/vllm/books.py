@@ -14,7 +14,7 @@ from niyama.engines.vllm.steplog import StepLog
 from niyama.engines.vllm.view import Viewed
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.deadlines import last_token_due_at
-from niyama.scheduling.policy import LatencyModel, Launch, Plan, Request, StepOutcome
+from niyama.scheduling.policy import LatencyModel, Launch, Plan, StepOutcome
 from niyama.scheduling.promises import Promises
 from niyama.settings import Settings
 from niyama.telemetry import ClassState, Drained, State, StepModelState, Telemetry, finite
@@ -72,8 +72,11 @@ class Books:
             self._tracks[seen.request.request_id] = _Track(seen.request.qos_class)
             self._counts[seen.request.qos_class][QUEUED] += 1
 
-    def planned(self, plan: Plan, differences: dict[str, int], views: dict[str, Request]) -> None:
-        """Count a plan's decisions, and what vLLM realised otherwise."""
+    def planned(self, plan: Plan, differences: dict[str, int]) -> None:
+        """Count a plan's decisions, and what vLLM realised otherwise; before `begin` of its launch.
+
+        A relegated request may end its prefill in the very step that relegates it, and is one no more.
+        """
         if self._decisions is not None:
             self._decisions.realised(differences)
         for cause, count in differences.items():
@@ -192,8 +195,10 @@ class Books:
         held = dict.fromkeys(self._counts, 0)
         for request_id in plan.held if plan is not None else ():
             track_or_none = self._tracks.get(request_id)
-            if track_or_none is not None and not track_or_none.is_relegated:
-                held[track_or_none.qos_class] += 1
+            if track_or_none is None or track_or_none.is_relegated:
+                continue
+            # Since the plan, vLLM may have taken its KV, or run it all the same.
+            held[track_or_none.qos_class] += track_or_none.phase == PREFILLING
         states: dict[str, ClassState] = {}
         for name, qos_class in self._book.classes.items():
             queued, prefilling, decoding = self._counts[name]

@@ -207,9 +207,9 @@ class Host:
                 self._decoding[done.request_id] = None
                 self._levers.begin_decode(request, self._views)
         self._flight.begin(InFlight(output, launch, self._plan, time.monotonic(), self.policy))
-        self.books.begin(launch)
         if self._plan is not None:
-            self.books.planned(self._plan, differences(self._plan, launch, self._greedy), self._views)
+            self.books.planned(self._plan, differences(self._plan, launch, self._greedy))
+        self.books.begin(launch)
         if not self._recovery.is_failed:
             self.policy.begin(launch)
         self._prefix.launched(launch, self._cached)
