@@ -58,7 +58,7 @@ class HybridOrder(BasePolicy):
         """See `Policy.arrive`."""
         super().arrive(request, now_s)
         job = self.ledger.jobs[request.request_id]
-        job.offered = Offered(job.remaining * self.measured_token_s(), job.remaining * self._token_s, now_s)
+        job.offered = Offered(job.remaining * self.measured_token_s(), job.remaining * self.token_s, now_s)
         self._offer(job)
         self.shares.arrive(request, job.remaining, now_s)
 

@@ -22,8 +22,11 @@ SHORTEST_S: Final = 30.0
 PRESSED_S: Final = 30.0
 """While everybody could start this much later and still be in time, nobody is pressed."""
 
-LOAD_KNEE: Final = 1.0
-"""Up to this load alpha stays zero."""
+ALPHA_KNEE: Final = 1.05
+"""Up to this load alpha stays zero: an average just above one is more often a burst than an overload."""
+
+IMPORTANCE_KNEE: Final = 1.0
+"""Up to this load the less important do not stand back."""
 
 LOAD_PER_LEVEL: Final = 0.1
 ALPHA_PER_LEVEL: Final = 16.0
@@ -126,16 +129,17 @@ class Work(Faded):
 
 
 class Steps:
-    """A load above the knee in steps, which noise does not change. A new step orders the backlog anew."""
+    """A load above a knee in steps, which noise does not change. A new step orders the backlog anew."""
 
-    __slots__ = ("now",)
+    __slots__ = ("_knee", "now")
 
-    def __init__(self) -> None:
+    def __init__(self, knee: float) -> None:
+        self._knee = knee
         self.now = 0
 
     def follow(self, load: float) -> bool:
         """Move to a load; return whether the step changed."""
-        wanted = (load - LOAD_KNEE) / LOAD_PER_LEVEL
+        wanted = (load - self._knee) / LOAD_PER_LEVEL
         if self.now - 1 - HYSTERESIS < wanted <= self.now + HYSTERESIS:
             return False
         level = min(MAX_LEVEL, max(0, math.ceil(wanted)))
@@ -155,8 +159,8 @@ class Load(Faded):
     def __init__(self) -> None:
         super().__init__()
         self._pressing = Faded()
-        self._alpha = Steps()
-        self._standing_back = Steps()
+        self._alpha = Steps(ALPHA_KNEE)
+        self._standing_back = Steps(IMPORTANCE_KNEE)
         self._by_importance: dict[int, Work] = {}
 
     @property

@@ -8,7 +8,6 @@ from niyama.qos import Importance
 from niyama.scheduling.load import (
     ALPHA_PER_LEVEL,
     CALM_STEPS,
-    LOAD_KNEE,
     LOAD_PER_LEVEL,
     LOAD_WINDOW_S,
     MAX_LEVEL,
@@ -101,15 +100,16 @@ def test_worth_of_the_less_important_is_what_the_others_leave() -> None:
     assert load.worth_s(HIGH, now_s) == math.inf
 
 
-def test_load_below_the_knee_has_no_alpha() -> None:
-    load, now_s = offered(0.9)
+@pytest.mark.parametrize("share", [0.9, 1.05])
+def test_load_below_the_knee_has_no_alpha(share: float) -> None:
+    load, now_s = offered(share)
     assert not load.follow(now_s)
     assert load.alpha_s(0.001) == 0.0
 
 
 def test_load_alpha_rises_with_load_up_to_its_bound() -> None:
     levels = []
-    for share in (1.05, 1.25, 1.55, 2.1, 50.0):
+    for share in (1.15, 1.25, 1.55, 2.1, 50.0):
         load, now_s = offered(share)
         assert load.follow(now_s)
         levels.append(load.level)
@@ -119,12 +119,12 @@ def test_load_alpha_rises_with_load_up_to_its_bound() -> None:
 
 
 def test_steps_wait_for_more_than_noise() -> None:
-    steps = Steps()
-    assert steps.follow(LOAD_KNEE + 1.1 * LOAD_PER_LEVEL)
+    steps = Steps(1.0)
+    assert steps.follow(1.0 + 1.1 * LOAD_PER_LEVEL)
     before = steps.now
-    assert not steps.follow(LOAD_KNEE + 0.9 * LOAD_PER_LEVEL)
+    assert not steps.follow(1.0 + 0.9 * LOAD_PER_LEVEL)
     assert steps.now == before
-    assert steps.follow(LOAD_KNEE + 0.5 * LOAD_PER_LEVEL)
+    assert steps.follow(1.0 + 0.5 * LOAD_PER_LEVEL)
     assert steps.now == before - 1
 
 

@@ -293,6 +293,24 @@ def test_service_time_of_a_token_has_an_end_however_long_nothing_is_prefilled() 
     assert policy.token_s == pytest.approx(10 * alone_s)
 
 
+def test_offered_work_counts_at_the_service_time_of_its_arrival() -> None:
+    """The backlog is measured anew only when a token's time has changed by a fifth; the load is not.
+
+    Else the load of a whole overload, and alpha with it, would depend on what came before it.
+    """
+    host = in_full_steps()
+    policy = host.policy
+    assert isinstance(policy, NiyamaPolicy)
+    kept_s = policy._token_s
+    while policy.token_s < 1.1 * kept_s:
+        policy._learn_token_time(0.1, 0)
+    ask(host, "next", Slo(ttlt_s=900.0))
+    assert policy._token_s == kept_s
+    offered = policy.ledger.jobs["next"].offered
+    assert offered is not None
+    assert offered.pressing_s == pytest.approx(448 * policy.token_s)
+
+
 def test_what_is_found_cached_late_is_taken_back_as_what_is_left_of_it() -> None:
     """A load that has faded is not taken back at its full weight: that would hide what comes next."""
     policy = NiyamaPolicy(linear_model(fixed_s=1 / 8, token_s=1 / 512, decode_s=0.0))
