@@ -254,12 +254,7 @@ class Comparer:
             # What a server remembers of a load that it could not bear is not the next run's; nor
             # is the next run to meet a server that died.
             self._server.stop()
-        late = row["late_share"].get("all")
-        self.tell(
-            f"{contestant.key}: {job.scenario} at load {job.load:g}: "
-            + (f"{row['throughput_tps']:.0f} tokens/s" if late is None else f"{late:.1%} late")
-            + _invalid(row)
-        )
+        self.tell(f"{contestant.key}: {job.scenario} at load {job.load:g}: {outcome(row)}{_invalid(row)}")
 
     def _done(self, contestant: Contestant, job: Job) -> dict[str, Any] | None:
         """Return a finished run, or one of another name that was sent the same and shows as much."""
@@ -274,6 +269,17 @@ class Comparer:
                     row = {**same, "scenario": job.scenario}
                     self.store.keep(contestant, job, row)
         return row
+
+
+def outcome(row: Mapping[str, Any]) -> str:
+    """Return what a run showed; of one that ended early why, for who still waited then is in no share."""
+    if row.get("settled_by"):
+        return f"ended early, {row['settled_by']}"
+    late = row["late_share"]
+    if not late:
+        return f"{row['throughput_tps']:.0f} tokens/s"
+    latest = max((share, name) for name, share in late.items() if name != "all")
+    return f"{late['all']:.1%} late, {latest[0]:.1%} of {latest[1]}"
 
 
 def _invalid(row: Mapping[str, Any]) -> str:

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.unit.bench.comparisons import row
 from tests.unit.bench.scripted import Machine, comparer, scripted_machine
 
+from niyama.bench.compare import outcome
 from niyama.bench.compareresult import result_of
 from niyama.bench.contestants import Contestant
 from niyama.bench.expected import ExpectedKnees
@@ -140,3 +142,11 @@ def test_promises_follow_the_measured_step_unless_they_are_given(machine: Machin
     assert given.traffic.book.classes["interactive"].slo.tbt_s == 0.05
     assert given.basis["step_s"] is None
     assert "interactive-low" in (tmp_path / "given" / "qos.yaml").read_text()
+
+
+def test_what_a_run_showed_is_told_with_its_latest_class() -> None:
+    late = {"a": 0.04, "b": 0.0}
+    assert outcome(row("niyama", late=late)) == "2.0% late, 4.0% of a"
+    assert outcome(row("niyama", "alone")) == "100 tokens/s"
+    ended = row("niyama", late={"a": 0.0}, settled_by="12 late requests of class a")
+    assert outcome(ended) == "ended early, 12 late requests of class a", "none of them has an answer"
