@@ -1,11 +1,14 @@
-"""Without pressure, does Niyama cost throughput? Stock vLLM and ours in turn, in one run.
+"""Does Niyama cost throughput, without pressure or with a TBT? Stock vLLM and ours in turn, in one run.
 
 One vLLM engine in this process, no HTTP; each turn gives it a fresh scheduler, stock or ours, and 150
 requests at once: prompts of 20 to 1,000 tokens, 64 tokens out, of a class whose deadline is far
 away. Prints the median tokens per second of each, and the median of the ratios of the turns.
 Expected: at least 0.98.
 
-    python benchmarks/throughput.py [--turns 5] [--policy niyama]
+With --tbt every third request was promised that time between tokens, so chunks follow the slack;
+stock vLLM then has a fixed chunk that keeps about that pace.
+
+    python benchmarks/throughput.py [--turns 5] [--policy niyama] [--tbt 0.134 --stock-chunk 256]
 """
 
 from __future__ import annotations
@@ -19,12 +22,15 @@ import time
 from typing import Any
 
 NUM_REQUESTS, NUM_OUTPUT_TOKENS = 150, 64
+LARGEST_CHUNK = 2048
+READERS_TTFT_S = 60.0
+"""Long enough for all to begin in time."""
 
 
 class Engine:
     """vLLM's engine, whose scheduler can be exchanged while it is idle."""
 
-    def __init__(self, policy: str) -> None:
+    def __init__(self, policy: str, tbt_s: float | None, stock_chunk: int) -> None:
         from vllm import LLM
 
         from niyama.demo_model import make
@@ -44,13 +50,14 @@ class Engine:
             enforce_eager=True,
             max_model_len=8192,
             max_num_seqs=256,
-            max_num_batched_tokens=2048,
+            max_num_batched_tokens=LARGEST_CHUNK,
             enable_prefix_caching=False,
             scheduler_cls="niyama.engines.vllm.scheduler",
             additional_config={"niyama": {"policy": policy}},
         )
         self._make, self._arguments = make_scheduler, captured[0]
         self._rng = random.Random(3)
+        self._tbt_s, self._stock_chunk = tbt_s, stock_chunk
 
     def tokens_per_second(self, kind: str) -> float:
         """Serve a batch with a fresh scheduler and return output tokens per second."""
@@ -58,22 +65,33 @@ class Engine:
         from vllm.v1.core.sched.scheduler import Scheduler
 
         core: Any = self._llm.llm_engine.engine_core
-        core.engine_core.scheduler = (Scheduler if kind == "stock" else self._make)(**self._arguments)
+        scheduler: Any = (Scheduler if kind == "stock" else self._make)(**self._arguments)
+        if kind == "stock":
+            scheduler.max_num_scheduled_tokens = self._stock_chunk
+        core.engine_core.scheduler = scheduler
         rng = random.Random(5)
         lengths = [rng.randrange(20, 1000) for _ in range(NUM_REQUESTS)]
         prompts: Any = [
             {"prompt_token_ids": [self._rng.randrange(300, 2000) for _ in range(length)]}
             for length in lengths
         ]
-        params = SamplingParams(
-            max_tokens=NUM_OUTPUT_TOKENS,
-            ignore_eos=True,
-            temperature=0,
-            extra_args={"niyama_class": "background"},
-        )
+        params = [
+            SamplingParams(
+                max_tokens=NUM_OUTPUT_TOKENS,
+                ignore_eos=True,
+                temperature=0,
+                extra_args=self._promise(number),
+            )
+            for number in range(NUM_REQUESTS)
+        ]
         start = time.perf_counter()
         self._llm.generate(prompts, params, use_tqdm=False)
         return NUM_REQUESTS * NUM_OUTPUT_TOKENS / (time.perf_counter() - start)
+
+    def _promise(self, number: int) -> dict[str, Any]:
+        if self._tbt_s is None or number % 3:
+            return {"niyama_class": "background"}
+        return {"niyama_ttft_ms": READERS_TTFT_S * 1000, "niyama_tbt_ms": self._tbt_s * 1000}
 
 
 def main() -> int:
@@ -83,6 +101,10 @@ def main() -> int:
     )
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--policy", default="niyama")
+    parser.add_argument("--tbt", type=float, help="seconds, promised to every third request")
+    parser.add_argument(
+        "--stock-chunk", type=int, default=LARGEST_CHUNK, help="tokens per step of stock vLLM"
+    )
     args = parser.parse_args()
     os.environ.update(
         HF_HUB_OFFLINE="1",
@@ -91,7 +113,7 @@ def main() -> int:
         VLLM_LOGGING_LEVEL="ERROR",
         VLLM_NO_USAGE_STATS="1",
     )
-    engine = Engine(args.policy)
+    engine = Engine(args.policy, args.tbt, args.stock_chunk)
     engine.tokens_per_second("stock")  # warm-up
     kinds = ("stock", args.policy)
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
