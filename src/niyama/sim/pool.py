@@ -7,7 +7,8 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from threading import Thread
+from typing import ParamSpec, TypeVar, cast
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -33,10 +34,16 @@ class Workers(ProcessPoolExecutor):
 
     def stop(self) -> None:
         """Drop all calls, those that run included, and end the processes; may be called twice."""
-        for process in list((self._processes or {}).values()):  # there is no public way before Python 3.14
+        # There is no public way before Python 3.14.
+        processes = list((self._processes or {}).values())
+        caretaker = cast("Thread | None", self._executor_manager_thread)
+        # Told first, the thread that looks after the processes forgets the calls that were cancelled; in
+        # Python 3.11 it dies of them if it sees a process end first. It must be over before Python exits.
+        self.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
             process.terminate()
-        # The thread that looks after the processes sees them end. It must be over before Python exits.
-        self.shutdown(cancel_futures=True)
+        if caretaker is not None:
+            caretaker.join()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,21 @@ def test_workers_may_be_stopped_twice_and_before_they_did_anything() -> None:
     workers = Workers(2)
     workers.stop()
     workers.stop()
+
+
+def test_process_that_ends_at_once_finds_no_cancelled_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end_now(process: BaseProcess) -> None:
+        process.kill()
+        process.join()
+        time.sleep(0.2)  # for the thread that looks after the processes to see it
+
+    with worker_processes(1) as workers:
+        workers.submit(os.getpid).result()
+        calls = [workers.submit(time.sleep, 3600.0) for _ in range(9)]
+        assert calls[-1].cancel()
+        monkeypatch.setattr(BaseProcess, "terminate", end_now)
+        workers.stop()
+    assert all(call.cancelled() or call.exception() for call in calls)
 
 
 def test_process_is_deaf_to_an_interrupt() -> None:
