@@ -49,12 +49,10 @@ class Store:
         if found is None:
             self.write("settings", plain)
             return
-        for name in sorted(found.keys() | plain.keys()):
-            if found.get(name) != plain.get(name):
-                raise StoreError(
-                    f"--out {folder}: it holds runs with {name} {shown(found.get(name))}, not "
-                    f"{shown(plain.get(name))}; allowed: the same settings, or another folder"
-                )
+        if differs := _difference(found, plain):
+            raise StoreError(
+                f"--out {folder}: it holds runs with {differs}; allowed: the same settings, or another folder"
+            )
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -114,3 +112,17 @@ class Store:
     def records_file(self, contestant: Contestant, job: Job) -> Path:
         """Return where every request of a run goes: in a folder that `niyama replay` takes."""
         return self.folder / "records" / contestant.key / job.key / RECORDS
+
+
+def _difference(found: object, given: object, name: str = "") -> str | None:
+    """Return where two settings differ first, and both values: `seed 1, not 2`; None if they do not."""
+    if isinstance(found, Mapping) and isinstance(given, Mapping):
+        for key in sorted(found.keys() | given.keys()):
+            if part := _difference(found.get(key), given.get(key), f"{name}.{key}" if name else str(key)):
+                return part
+        return None
+    return None if found == given else f"{name} {_value(found)}, not {_value(given)}"
+
+
+def _value(value: object) -> str:
+    return shown(" ".join(map(str, value)) if isinstance(value, list) else value)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,10 +24,21 @@ def test_a_finished_run_is_found_again(tmp_path: Path) -> None:
     assert again.run(STOCK, Job("steady", 0.85, 1)) is None
 
 
-def test_other_settings_need_another_folder(tmp_path: Path) -> None:
-    Store(tmp_path, SETTINGS)
-    with pytest.raises(StoreError, match="it holds runs with seed 1, not 2; allowed"):
-        Store(tmp_path, {**SETTINGS, "seed": 2})
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"seed": 2}, "seed 1, not 2"),
+        ({"options": []}, "options '--block-size 32', not ''"),
+        ({"classes": None}, "classes a mapping, not None"),
+        ({"classes": {"chat": {"tbt": "60ms"}}}, "classes.chat.tbt '50ms', not '60ms'"),
+        ({"classes": {}}, "classes.chat a mapping, not None"),
+    ],
+)
+def test_other_settings_need_another_folder(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "options": ["--block-size", "32"], "classes": {"chat": {"tbt": "50ms"}}}
+    Store(tmp_path, settings)
+    with pytest.raises(StoreError, match=f"it holds runs with {re.escape(said)}; allowed"):
+        Store(tmp_path, {**settings, **changed})
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
