@@ -27,10 +27,7 @@ from typing import Any
 
 import aiohttp
 from servers import serving
-
-NUM_REQUESTS, NUM_OUTPUT_TOKENS = 150, 64
-READERS_TTFT_S = 60.0
-"""Long enough for all to begin in time."""
+from throughput import NUM_OUTPUT_TOKENS, NUM_REQUESTS, READERS_TTFT_S
 
 LIMIT_S = 300.0
 
@@ -105,8 +102,8 @@ def standing_by(kind: str, args: argparse.Namespace) -> Iterator[Server]:
     with serving(kind, log, extra=extra) as url:
         (group,) = children() - before
         server = Server(url, group, is_stock, args.tbt)
-        server.take_turn()
         try:
+            server.take_turn()
             yield server
         finally:
             os.killpg(group, signal.SIGCONT)
