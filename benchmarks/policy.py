@@ -1,11 +1,12 @@
 """Does the policy reach its targets in the simulator? Every target, its bound, what came out.
 
 Capacities under the paper's book and a tight one, other class mixes and seeds, overload against
-the best static alpha for that very load, waves with unimportant requests, long prompts, and the
-paper's criterion: one A100 with Llama-3-8B, criterion strict but in the last part. Each simulation
-is kept in the folder, by what it depends on (the policy's sources among it), so that a second call
-goes on where the first ended and simulates only what has changed. One process; everything takes
-about an hour of one core with the hot modules compiled.
+the best static alpha for that very load, waves with unimportant requests, long prompts, the
+paper's criterion, a fleet's routers, and silos: A100s with Llama-3-8B, criterion strict unless
+said. Each simulation is kept in the folder, by what it depends on (the policy's sources among it),
+so that a second call goes on where the first ended and simulates only what has changed. One
+process; all but the fleet takes about an hour of one core with the hot modules compiled, the fleet
+two more.
 
     python benchmarks/policy.py --out FOLDER [--parts tight,overload] [--traces DIR] [--seeds 3]
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from policytargets import capacity, mixes, overload
+from policytargets import capacity, fleets, mixes, overload
 from policytargets.capacity import Traces
 from policytargets.runs import Runs
 from policytargets.summary import PAGE, keep, setup_line, write
@@ -27,7 +28,7 @@ from niyama.bench.reproduce.cases import find_traces
 
 SHORTEN_QUICK = 8.0
 
-NAMES = ("paper", "tight", "mixes", "overload", "waves", "long", "criterion")
+NAMES = ("paper", "tight", "mixes", "overload", "waves", "long", "criterion", "fleet", "silos")
 
 
 def parts(num_seeds: int) -> dict[str, Callable[[Runs, Traces], Part]]:
@@ -40,6 +41,8 @@ def parts(num_seeds: int) -> dict[str, Callable[[Runs, Traces], Part]]:
         "waves": overload.waves,
         "long": overload.long_prompts,
         "criterion": capacity.criterion,
+        "fleet": fleets.routers,
+        "silos": fleets.silos,
     }
 
 

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from niyama.bench.reproduce.fleet import SizeFleet
 from niyama.bench.reproduce.tasks import Capacity, Load, Outcome
 from niyama.latency import get_profile
 from niyama.qos import EVERYBODY
@@ -20,6 +21,9 @@ from policytargets.trials import ALPHAS_MS, PUBLISHED_MS, Trial, under, with_alp
 
 RESOLUTION = 200
 """Capacities are multiples of this part of the throughput without deadlines."""
+
+SIZED_ON = 2
+"""Replicas behind round robin that are simulated to size a fleet."""
 
 START_SHARE = 0.85
 """Where a search begins that knows nothing, as a share of the highest load that it may try."""
@@ -74,6 +78,19 @@ class Runs:
         start = round(START_SHARE * most if near_qps is None else near_qps / step_qps)
         found = search_around(lambda point: self.probe(trial, point * step_qps, hours), most, start)
         return found.low * step_qps
+
+    def fewest(self, trial: Trial, qps: float, hours: float, *, is_silo: bool = False) -> dict[str, int]:
+        """Return the fewest replicas in time for a load, of `all` or by silo.
+
+        The trial's own number of replicas is not used.
+        Raises ValueError if no number is.
+        """
+        task = SizeFleet(trial, qps, self.hours(hours), SIZED_ON, is_silo)
+        kind = "silos" if is_silo else "size"
+        found = self._kept(kind, trial, qps, hours, lambda: dict(task.run().replicas))
+        if None in found.values():
+            raise ValueError(f"qps: {qps:g}/s of {trial.trace.name} is in time on no number of replicas")
+        return found
 
     def best_alpha(self, trial: Trial, hours: float, published_qps: float) -> tuple[float, float]:
         """Return the highest capacity of any static alpha, and the alpha, milliseconds per token.

@@ -12,6 +12,8 @@ from typing import Any
 from niyama import compiled
 from niyama.bench.reproduce.cases import Case, tiers
 from niyama.qos import QosBook, QosClass, Slo
+from niyama.sim.fleet import make_router
+from niyama.sim.run import Setup
 from niyama.workload.generate import Workload
 
 ALPHAS_MS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -25,7 +27,15 @@ NIYAMA_ALONE = frozenset(
 )
 """Modules that no other policy here runs through."""
 
-OTHER_MODULES = ("sim.capacity", "sim.run", "sim.verdicts", "workload.arrivals", "workload.generate")
+OTHER_MODULES = (
+    "scheduling.routing",
+    "sim.capacity",
+    "sim.fleet",
+    "sim.run",
+    "sim.verdicts",
+    "workload.arrivals",
+    "workload.generate",
+)
 """What decides a result besides the modules that are compiled."""
 
 
@@ -54,15 +64,19 @@ BOOKS = {"tight": TIGHT, "five": FIVE}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial(Case):
-    """A case with a book of its own.
+    """A case with a book of its own, on one replica or a fleet.
 
     Attributes:
         book: `paper`, or one of BOOKS.
         mix: Weights of the book's classes in their order; equal shares if empty.
+        replicas: How many.
+        router: Who gets a request, by its name in `niyama.sim.fleet`.
     """
 
     book: str = "paper"
     mix: tuple[float, ...] = ()
+    replicas: int = 1
+    router: str = "round-robin"
 
     @property
     def classes(self) -> QosBook:
@@ -74,6 +88,18 @@ class Trial(Case):
         book = self.classes
         mix = dict(zip(book.classes, self.mix, strict=True)) if self.mix else {}
         return replace(Case.workload(self), book=book, mix=mix)
+
+    def setup(self) -> Setup:
+        """Return what serves."""
+        return replace(Case.setup(self), num_replicas=self.replicas, router=make_router(self.router))
+
+    def bound_qps(self) -> float:
+        """Return the throughput of all replicas without deadlines."""
+        return self.replicas * Case.bound_qps(self)
+
+    def policy_bound_qps(self) -> float:
+        """Return the throughput of all replicas without deadlines in steps of the policy's size."""
+        return self.replicas * Case.policy_bound_qps(replace(self, replicas=1))
 
     def key(self) -> dict[str, Any]:
         """Return what decides a result of this trial but for load and length: JSON, no path of a machine."""
@@ -90,6 +116,8 @@ class Trial(Case):
             "arrivals": self.arrivals,
             "low_share": self.low_share,
             "seed": self.seed,
+            "replicas": self.replicas,
+            "router": self.router,
             "code": code(self.policy),
         }
 

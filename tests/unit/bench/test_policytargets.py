@@ -40,7 +40,15 @@ def test_what_was_simulated_is_read_and_not_simulated_again(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "field", [{"book": "tight"}, {"mix": (1, 2, 3)}, {"seed": 1}, {"criterion": "paper"}]
+    "field",
+    [
+        {"book": "tight"},
+        {"mix": (1, 2, 3)},
+        {"seed": 1},
+        {"criterion": "paper"},
+        {"replicas": 2},
+        {"router": "least-loaded"},
+    ],
 )
 def test_another_question_is_another_result(tmp_path: Path, field: dict[str, Any]) -> None:
     runs = module("runs").Runs(tmp_path, shorten=240.0)
@@ -85,3 +93,33 @@ def test_beyond_capacity_the_largest_requests_are_shed_first() -> None:
     assert largest_beyond(workload, 2.0) == pytest.approx(0.25), "the one of 300 is half of all tokens"
     assert largest_beyond(workload, 1.2) == pytest.approx(0.25 / 3), "a third of it is a sixth of all tokens"
     assert largest_beyond(workload, 3.0) == pytest.approx(0.5)
+
+
+def test_a_fleet_is_held_against_the_throughput_of_all_its_replicas() -> None:
+    single, fleet = trial(), trial(replicas=3, router="slack-aware")
+    assert fleet.bound_qps() == pytest.approx(3 * single.bound_qps())
+    assert fleet.policy_bound_qps() == pytest.approx(3 * single.policy_bound_qps())
+    fcfs = module("trials").under(fleet, "fcfs")
+    assert fcfs.policy_bound_qps() < fcfs.bound_qps(), "its steps are smaller"
+    assert (fleet.setup().num_replicas, fleet.setup().router.reads_state) == (3, True)
+
+
+def test_silos_are_as_large_as_their_shares_of_the_load_ask_for() -> None:
+    class Searched:
+        def capacity(self, silo: Any, hours: float) -> float:
+            assert (silo.policy, silo.chunk) == ("fcfs", 256 if silo.mix[0] else 2048)
+            return 3.0 if silo.mix == (1, 0, 0) else 6.0
+
+    siloed_qps = module("fleets")._siloed_qps(Searched(), trial(), 4.0)
+    # Of nine requests a second three are interactive, one GPU; six are not, another.
+    assert siloed_qps == pytest.approx(9 / 2)
+
+
+def test_the_fleets_part_judges_every_router_alike(tmp_path: Path) -> None:
+    runs, fleets = module("runs").Runs(tmp_path, shorten=720.0), module("fleets")
+    part = fleets.routers(runs, find_traces(None))
+    assert len(part.targets) == len(part.tables[0].rows) == len(fleets.TRACES)
+    for row in part.tables[0].rows:
+        *qps, ratio = row[2:]
+        assert all(0 < float(found) <= float(qps[-1]) for found in qps[:-1])
+        assert float(ratio.rstrip("x")) == pytest.approx(float(qps[2]) / float(qps[1]), abs=0.01)
