@@ -98,6 +98,20 @@ class BasePolicy:
         """Return the time per output token with which a request's prefill is due, seconds."""
         return self.step_s
 
+    def decode_pace_s(
+        self, request: Request, time_left_s: float, expected_output: int, tokens_left: int, step_s: float
+    ) -> float:
+        """Return the time per token at which a decoding request is paced, seconds.
+
+        Args:
+            request: The request.
+            time_left_s: Time until its last token is due; infinite without TTLT.
+            expected_output: Output tokens expected in all, more than came out so far.
+            tokens_left: Those of them that are still to come, >= 1.
+            step_s: Expected duration of a step without prefill.
+        """
+        return needed_pace_s(request.slo, time_left_s, tokens_left, step_s)
+
     def depart(self, request_id: str, now_s: float, *, finished: bool = True) -> None:
         """See `Policy.depart`. O(log n)."""
         job = self.ledger.depart(request_id)
@@ -310,7 +324,8 @@ class BasePolicy:
         )
         tokens_left = max(1, expected - num_emitted)
         decode_step_s = self.model.predict_s(self.ledger.decode_shape())
-        pace_s = needed_pace_s(request.slo, last_token_due_at(request) - now_s, tokens_left, decode_step_s)
+        time_left_s = last_token_due_at(request) - now_s
+        pace_s = self.decode_pace_s(request, time_left_s, expected, tokens_left, decode_step_s)
         if job.first_token_at == now_s:
             due_at = second_token_due_at(request, now_s, pace_s, self.anchor)
         else:

@@ -26,6 +26,13 @@ LEISURE_SHARE: Final = 1 / 3
 """Answers with a TTLT are planned with steps so many times the tightest pace (a pace is rounded down by
 up to a fifth), so many times those that are, for at most this share of the time that is left."""
 
+LONGEST_TIMES: Final = 5
+KEPT_SHARE: Final = 0.5
+WARY_STEPS: Final = 8.0
+"""An answer with a TTLT may be so many times as long as expected. What more that is, in steps without
+prefill, is kept of the time that is left, at most this share; but for its sake no pace is faster than so
+many such steps."""
+
 STRETCH: Final = 1.5
 """A pace faster than a decode-only step cannot be kept; it is held to this many such steps, which
 leaves a third of the time to prefills instead of none."""
@@ -106,6 +113,32 @@ def needed_pace_s(slo: Slo, time_left_s: float, tokens_left: int, decode_step_s:
         if ttlt_pace_s > decode_step_s:
             pace_s = min(pace_s, on_grid(ttlt_pace_s))
     return pace_s
+
+
+def wary_pace_s(
+    request: Request, time_left_s: float, expected_output: int, tokens_left: int, step_s: float
+) -> float:
+    """Return the pace that also leaves time for an answer that turns out longer than expected.
+
+    At `needed_pace_s` the expected answer takes all the time there is, and one that goes on is late.
+
+    Args:
+        request: The request.
+        time_left_s: Time until the last token is due; infinite without TTLT.
+        expected_output: Output tokens expected in all, >= 1.
+        tokens_left: Those of them that are still to come, >= 1.
+        step_s: Expected duration of a step without prefill.
+
+    Returns:
+        Seconds per token in (0, PACE_CAP_S], at most `needed_pace_s`.
+    """
+    pace_s = needed_pace_s(request.slo, time_left_s, tokens_left, step_s)
+    num_more = min(LONGEST_TIMES * expected_output, request.max_tokens) - expected_output
+    if num_more <= 0 or not 0 < time_left_s < math.inf:
+        return pace_s
+    kept_s = min(KEPT_SHARE * time_left_s, num_more * step_s)
+    wary_s = needed_pace_s(request.slo, time_left_s - kept_s, tokens_left, step_s)
+    return min(pace_s, max(wary_s, on_grid(WARY_STEPS * step_s)))
 
 
 def second_token_due_at(request: Request, first_token_at: float, pace_s: float, anchor: Anchor) -> float:

@@ -22,7 +22,7 @@ from typing import Final
 
 from niyama.compiled import mypyc_attr
 from niyama.scheduling.chunking import Filled, fill
-from niyama.scheduling.deadlines import Anchor, unhurried_step_s
+from niyama.scheduling.deadlines import Anchor, unhurried_step_s, wary_pace_s
 from niyama.scheduling.gate import Gate
 from niyama.scheduling.hybrid import HybridOrder
 from niyama.scheduling.ledger import Job, Phase
@@ -63,6 +63,12 @@ class NiyamaPolicy(HybridOrder):
         """See `BasePolicy.decode_step_s`."""
         tightest_s = min(self.paces, default=math.inf)
         return unhurried_step_s(request, expected_output, self.step_s, tightest_s)
+
+    def decode_pace_s(
+        self, request: Request, time_left_s: float, expected_output: int, tokens_left: int, step_s: float
+    ) -> float:
+        """See `BasePolicy.decode_pace_s`."""
+        return wary_pace_s(request, time_left_s, expected_output, tokens_left, step_s)
 
     def depart(self, request_id: str, now_s: float, *, finished: bool = True) -> None:
         """See `Policy.depart`."""

@@ -14,13 +14,14 @@ from niyama.scheduling.deadlines import (
     prefill_due_at,
     second_token_due_at,
     unhurried_step_s,
+    wary_pace_s,
 )
 from niyama.scheduling.pacing import PACE_CAP_S, on_grid
 from niyama.scheduling.policy import Request
 
 
-def request(slo: Slo) -> Request:
-    return Request("r", 100.0, slo, num_prompt_tokens=10, max_tokens=10)
+def request(slo: Slo, max_tokens: int = 10) -> Request:
+    return Request("r", 100.0, slo, num_prompt_tokens=10, max_tokens=max_tokens)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,31 @@ def test_needed_pace_both_promises_the_stricter_counts() -> None:
 
 def test_needed_pace_nothing_promised_is_the_cap() -> None:
     assert needed_pace_s(Slo(), math.inf, 1, 0.02) == PACE_CAP_S
+
+
+def test_wary_pace_keeps_time_for_four_times_as_many_tokens_again() -> None:
+    # 600 more in steps of 20 ms take 12 of the 60 s: 48 s for the 150 that are expected.
+    asked = request(Slo(ttlt_s=60.0), max_tokens=10_000)
+    assert wary_pace_s(asked, 60.0, 150, 150, 0.02) == on_grid(48.0 / 150)
+    assert wary_pace_s(asked, 60.0, 150, 150, 0.02) < needed_pace_s(asked.slo, 60.0, 150, 0.02)
+
+
+def test_wary_pace_keeps_at_most_half_of_the_time_and_no_more_than_the_client_allows() -> None:
+    assert wary_pace_s(request(Slo(ttlt_s=60.0), 10_000), 40.0, 300, 100, 0.02) == on_grid(20.0 / 100)
+    assert wary_pace_s(request(Slo(ttlt_s=60.0), 10_000), 30.0, 100, 100, 0.02) == on_grid(22.0 / 100)
+    assert wary_pace_s(request(Slo(ttlt_s=60.0), 100), 30.0, 100, 100, 0.02) == on_grid(30.0 / 100)
+
+
+def test_wary_pace_hurries_nobody_beyond_eight_steps_but_where_it_must() -> None:
+    asked = request(Slo(ttlt_s=60.0), max_tokens=10_000)
+    assert wary_pace_s(asked, 20.0, 100, 100, 0.02) == on_grid(0.16), "0.12 s would leave time"
+    assert wary_pace_s(asked, 10.0, 100, 100, 0.02) == on_grid(0.1), "what is expected must be in time"
+
+
+def test_wary_pace_without_a_ttlt_or_with_a_lost_one_is_the_needed_one() -> None:
+    for slo, left_s in ((Slo(tbt_s=0.05), math.inf), (Slo(ttlt_s=60.0), -1.0), (Slo(ttlt_s=60.0), 0.0)):
+        pace_s = wary_pace_s(request(slo, 10_000), left_s, 100, 50, 0.02)
+        assert pace_s == needed_pace_s(slo, left_s, 50, 0.02)
 
 
 def test_second_token_due_paper_anchor_counts_from_the_deadline() -> None:
