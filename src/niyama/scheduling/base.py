@@ -101,15 +101,7 @@ class BasePolicy:
     def decode_pace_s(
         self, request: Request, time_left_s: float, expected_output: int, tokens_left: int, step_s: float
     ) -> float:
-        """Return the time per token at which a decoding request is paced, seconds.
-
-        Args:
-            request: The request.
-            time_left_s: Time until its last token is due; infinite without TTLT.
-            expected_output: Output tokens expected in all, more than came out so far.
-            tokens_left: Those of them that are still to come, >= 1.
-            step_s: Expected duration of a step without prefill.
-        """
+        """Return the time per token at which a decoding request is paced, seconds; see `wary_pace_s`."""
         return needed_pace_s(request.slo, time_left_s, tokens_left, step_s)
 
     def depart(self, request_id: str, now_s: float, *, finished: bool = True) -> None:
