@@ -36,6 +36,11 @@ class Told:
     tightest_tbt_s: float
     is_pace_kept: bool
     wait_s: float
+    drain_s: float = 0.0
+    is_hurried: bool = False
+
+    def is_hurried_for(self, request: Request) -> bool:
+        return self.is_hurried
 
     def keeps(self, request: Request, now_s: float) -> bool:
         return self.is_kept
@@ -82,11 +87,14 @@ def check_choice(request: Request, now_s: float, replicas: Sequence[Estimate]) -
         return
     assert not keepers or chosen.keeps(request, now_s)
     if tbt_s is None:
-        assert chosen.work_s == min(replica.work_s for replica in keepers or replicas)
+        asked = keepers or replicas
+        average_s = sum([replica.drain_s for replica in replicas]) / len(replicas)
+        hurried = [one for one in asked if one.is_hurried_for(request) and one.drain_s <= average_s]
+        assert chosen.drain_s == min(replica.drain_s for replica in hurried or asked)
         return
     paces = [replica.tightest_tbt_s for replica in keepers]
-    tighter = [pace_s for pace_s in paces if pace_s <= tbt_s]
-    assert chosen.tightest_tbt_s == (max(tighter) if tighter else min(paces))
+    looser = [pace_s for pace_s in paces if pace_s >= tbt_s]
+    assert chosen.tightest_tbt_s == (min(looser) if looser else max(paces))
 
 
 told = st.builds(
@@ -96,6 +104,8 @@ told = st.builds(
     st.sampled_from((0.02, 0.05, 0.1, math.inf)),
     st.booleans(),
     st.floats(0, 1e3),
+    st.floats(0, 1e3),
+    st.booleans(),
 )
 
 

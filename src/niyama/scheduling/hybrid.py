@@ -14,7 +14,7 @@ from niyama.scheduling.backlog import Backlog, FullKey, Item
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.deadlines import Anchor
 from niyama.scheduling.ledger import Job, Offered
-from niyama.scheduling.load import Load
+from niyama.scheduling.load import Faded, Load
 from niyama.scheduling.policy import LatencyModel, Request
 from niyama.scheduling.priority import hybrid_key
 from niyama.scheduling.relegation import Relegated, find_victim
@@ -32,11 +32,16 @@ RELEGATIONS_PER_STEP: Final = 8
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class HybridOrder(BasePolicy):
-    """A policy with an order of service that follows the load; what a step holds is for subclasses."""
+    """A policy with an order of service that follows the load; what a step holds is for subclasses.
+
+    Attributes:
+        paced_load: The part of the load that has a TBT, and so mostly goes before the rest.
+    """
 
     def __init__(self, model: LatencyModel, anchor: Anchor = "strict") -> None:
         super().__init__(model, anchor)
         self.load = Load()
+        self.paced_load = Faded()
         self.shares = Shares()
         self.backlog = Backlog()
         self.set_aside = Backlog()
@@ -76,6 +81,8 @@ class HybridOrder(BasePolicy):
     def _offer(self, job: Job, sign: int = 1) -> None:
         work_s, pressing_s, at = job.offered
         self.load.offer(work_s, pressing_s, int(job.request.importance), at, sign)
+        if job.request.slo.tbt_s is not None:
+            self.paced_load.add(sign * work_s, at)
 
     def depart(self, request_id: str, now_s: float, *, finished: bool = True) -> None:
         """See `Policy.depart`."""

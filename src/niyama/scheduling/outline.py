@@ -2,7 +2,8 @@
 
 Marks stand in the order of service where the work ahead reaches 0.1 s, 0.125 s and so on, each a quarter
 further than the last, so a few dozen tell of any backlog where a newcomer would stand, to a quarter of
-the work ahead of it. Never too well: work that may be behind it counts as ahead.
+the work ahead of it. Never too well: work that may be behind it counts as ahead, and who may be behind
+it counts as behind.
 """
 
 from __future__ import annotations
@@ -33,16 +34,17 @@ class Place:
 
 
 class Outline:
-    """Marks in the order of service: a key, the work before it, the margin from it on."""
+    """Marks in the order of service: a key, the work before it, the margin of those behind it."""
 
-    __slots__ = ("_before_s", "_keys", "_last", "_latest_at", "total_s")
+    __slots__ = ("_before_s", "_behind_at", "_keys", "_last", "_latest_at", "total_s")
 
     def __init__(self, backlog: Backlog) -> None:
         """Take the marks. O(log n) each, and there are O(log of the work)."""
         self.total_s = backlog.total_s
         self._keys: list[FullKey] = []
         self._before_s: list[float] = []
-        self._latest_at: list[float] = []
+        self._behind_at: list[float] = []
+        self._latest_at = backlog.margin
         self._last: FullKey | None = None
         root = backlog._root
         if root is None:
@@ -65,7 +67,7 @@ class Outline:
             return Place(self.total_s, INFINITE_S)
         number = bisect_right(self._keys, key)
         before_s = self._before_s[number] if number < len(self._keys) else self.total_s
-        return Place(before_s, self._latest_at[max(0, number - 1)])
+        return Place(before_s, self._behind_at[number - 1] if number else self._latest_at)
 
     def _mark(self, root: Item, level_s: float) -> float:
         """Mark the first item with which so much work is done; return the work up to its end."""
@@ -78,14 +80,11 @@ class Outline:
             if upto_s < level_s:
                 before_s, node = upto_s, right
                 continue
-            from_here = node.due_at - upto_s
-            if right is not None:
-                from_here = min(from_here, right.margin - upto_s)
-            latest_at = min(latest_at, from_here)
+            behind_at = latest_at if right is None else min(latest_at, right.margin - upto_s)
             if left is None or before_s + left_s < level_s:
                 self._keys.append(node.key)
                 self._before_s.append(upto_s - node.work_s)
-                self._latest_at.append(latest_at)
+                self._behind_at.append(behind_at)
                 return upto_s
-            node = left
+            latest_at, node = min(behind_at, node.due_at - upto_s), left
         return INFINITE_S

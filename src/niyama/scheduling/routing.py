@@ -3,7 +3,8 @@
 A decode with a TBT promise keeps every step of its replica short, and short steps are dear: with the
 artifact's model of an A100, steps of 50 ms serve a sixth less than steps of 0.3 s. So requests with
 a TBT are bunched, each pace on as few replicas as keep the promises, and the others run large steps.
-Requests without one go where there is least work, which fills the time that the bunched ones leave.
+A long answer with a short TTLT needs short steps, too, and goes where they are short anyhow. All other
+requests go where they are done soonest, which fills the time that the bunched ones leave.
 No replica is set apart: how many are paced follows from who would be late (PolyServe has the idea
 of one bin per pace; docs/decisions/0009).
 """
@@ -32,6 +33,12 @@ service time of a token moves with the decodes that run along."""
 PACE_SHARE = 0.75
 """A step without prefill may take this share of a TBT: the contexts of those that decode grow."""
 
+HURRIED_STEPS = 8.0
+"""An answer that needs its tokens less often than every so many steps without prefill makes no step dear."""
+
+MOST_PACED = 0.95
+"""Work with a TBT takes at most this share of a replica's time, whatever was offered."""
+
 
 class Estimate(Protocol):
     """What a router asks a replica, or knows of it."""
@@ -39,6 +46,11 @@ class Estimate(Protocol):
     @property
     def work_s(self) -> float:
         """Engine time of all work that is in, seconds."""
+        ...
+
+    @property
+    def drain_s(self) -> float:
+        """Time until that work is done while requests with a TBT go on coming, seconds."""
         ...
 
     @property
@@ -58,26 +70,28 @@ class Estimate(Protocol):
         """Whether steps without prefill are short enough for the request's TBT."""
         ...
 
+    def is_hurried_for(self, request: Request) -> bool:
+        """Whether the request's TTLT needs short steps, and they are as short here for somebody's TBT."""
+        ...
+
 
 def slack_aware(request: Request, now_s: float, replicas: Sequence[Estimate]) -> int:
     """Return the index of the replica that serves the request in time at the least cost.
 
-    With a TBT: the first that keeps the promise, of those whose tightest TBT is the same, else tighter,
-    else looser (the nearest first); if none does, where it is done soonest, of those that keep its
-    pace if any does. Without: the one with the least work that keeps it, or with the least.
+    The first that keeps the promise, in the order of `_paced_order` for a request with a TBT, of
+    `_unpaced_order` for others. If none does: with a TBT where it is done soonest, of those that keep
+    its pace if any does; without, the first of all.
     O(n log n) for n replicas, and a question to each that is asked.
     """
-    indices = range(len(replicas))
     tbt_s = request.slo.tbt_s
-    if tbt_s is None:
-        order = sorted(indices, key=lambda index: (replicas[index].work_s, -index))
-        return next((index for index in order if replicas[index].keeps(request, now_s)), order[0])
-    order = sorted(indices, key=lambda index: _detour(tbt_s, replicas[index].tightest_tbt_s))
+    order = _unpaced_order(request, replicas) if tbt_s is None else _paced_order(tbt_s, replicas)
     for index in order:
         if replicas[index].keeps(request, now_s):
             return index
+    if tbt_s is None:
+        return order[0]
     return min(
-        indices,
+        range(len(replicas)),
         key=lambda index: (
             not replicas[index].keeps_pace(request),
             replicas[index].done_at(request, now_s),
@@ -85,11 +99,35 @@ def slack_aware(request: Request, now_s: float, replicas: Sequence[Estimate]) ->
     )
 
 
-def _detour(tbt_s: float, tightest_s: float) -> tuple[int, float]:
-    """Return how unlike two paces are: a tighter one costs nothing more, a looser one is made tight."""
-    if tightest_s == tbt_s:
-        return (0, 0.0)
-    return (1, -tightest_s) if tightest_s < tbt_s else (2, tightest_s)
+def _paced_order(tbt_s: float, replicas: Sequence[Estimate]) -> list[int]:
+    """Return replicas whose tightest TBT is the same, then looser, then tighter ones, the nearest first.
+
+    A looser one gets shorter steps for as long as the answer takes; a tighter one loses time that those
+    of its own pace need, who then make other replicas' steps as short.
+    """
+
+    def detour(index: int) -> tuple[int, float]:
+        tightest_s = replicas[index].tightest_tbt_s
+        if tightest_s == tbt_s:
+            return (0, 0.0)
+        return (1, tightest_s) if tightest_s > tbt_s else (2, -tightest_s)
+
+    return sorted(range(len(replicas)), key=detour)
+
+
+def _unpaced_order(request: Request, replicas: Sequence[Estimate]) -> list[int]:
+    """Return replicas by when their work is done; whose answer is hurried, hurried ones first.
+
+    But only those of them that are done sooner than the average, or they would be overrun.
+    """
+    average_s = sum([replica.drain_s for replica in replicas]) / len(replicas)
+
+    def rank(index: int) -> tuple[bool, float, int]:
+        replica = replicas[index]
+        runs_along = replica.drain_s <= average_s and replica.is_hurried_for(request)
+        return (not runs_along, replica.drain_s, -index)
+
+    return sorted(range(len(replicas)), key=rank)
 
 
 def least_work(replicas: Sequence[Estimate]) -> int:
@@ -126,6 +164,7 @@ class Report:
         "_num_free_kv_tokens",
         "_num_free_seqs",
         "_outline",
+        "_paced_share",
         "_policy",
         "_sent",
         "_shape",
@@ -160,13 +199,20 @@ class Report:
         self._shape = policy.ledger.decode_shape()
         self._is_behind = policy.slack_s(max(taken_at, free_at)) < 0
         self._sent: list[Turn] = []
+        self._paced_share = 0.0
         self.tightest_tbt_s = min(policy.paces, default=math.inf)
         self.work_s = self._outline.total_s
         if isinstance(policy, NiyamaPolicy):
             self.work_s += policy.set_aside.total_s
+            self._paced_share = min(MOST_PACED, policy.paced_load.share(taken_at))
         if self._shape.num_decode_tokens:
             num_steps = policy.lengths.expect("", "", self._shape.decode_context + 1) / 2
             self.work_s += num_steps * policy.model.predict_s(self._shape)
+
+    @property
+    def drain_s(self) -> float:
+        """See `Estimate`."""
+        return self.work_s / (1.0 - self._paced_share)
 
     def keeps(self, request: Request, now_s: float) -> bool:
         """Whether its prefill is in time and delays nobody's too far, and its pace is kept.
@@ -204,6 +250,15 @@ class Report:
             decode_context=self._shape.decode_context + self._num_kv_tokens(request),
         )
         return self._policy.model.predict_s(more) <= PACE_SHARE * request.slo.tbt_s
+
+    def is_hurried_for(self, request: Request) -> bool:
+        """See `Estimate`; goes by the answer that is expected, as if it took the whole TTLT."""
+        ttlt_s = request.slo.ttlt_s
+        if ttlt_s is None:
+            return False
+        pace_s = ttlt_s / _expected_output(self._policy, request)
+        is_short = pace_s < HURRIED_STEPS * self._policy.model.predict_s(self._shape)
+        return is_short and self.tightest_tbt_s <= pace_s
 
     def sent(self, request: Request) -> None:
         """Count a request that was sent here after the report."""
