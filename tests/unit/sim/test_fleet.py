@@ -179,3 +179,40 @@ def test_report_counts_the_work_that_is_in() -> None:
     waiting_s = report(busy, 0.0).work_s
     busy.step()
     assert 0 < report(busy, 0.0).work_s < waiting_s
+
+
+def crowded_replica(slo: Slo, num_requests: int) -> Replica:
+    """Return a replica of `niyama` with as many requests of 2,000 tokens, the first of which decodes."""
+    replica = Setup(policy="niyama").replica(lambda served: None)
+    for number in range(num_requests):
+        replica.arrive(Arrival(Request(f"r{number}", 0.0, slo, 2000, 64), 64))
+    while not replica.decoding():
+        replica.step()
+    return replica
+
+
+READER, OVERNIGHT = Slo(ttft_s=60.0, tbt_s=0.05), Slo(ttlt_s=8 * 3600.0)
+
+
+def test_work_takes_longer_where_requests_with_a_pace_go_on_coming() -> None:
+    of_readers, of_others = (
+        report(replica, replica.now_s)
+        for replica in (crowded_replica(READER, 8), crowded_replica(OVERNIGHT, 8))
+    )
+    assert of_others.drain_s == of_others.work_s
+    assert of_readers.drain_s > 1.05 * of_readers.work_s
+
+
+@pytest.mark.parametrize(
+    ("ttlt_s", "num_expected", "is_hurried"), [(60.0, 1000, True), (60.0, 100, False), (600.0, 1000, False)]
+)
+def test_hurried_answer_goes_where_steps_are_short_anyhow(
+    ttlt_s: float, num_expected: int, is_hurried: bool
+) -> None:
+    replicas = [crowded_replica(OVERNIGHT, n) for n in (3, 9)]
+    replicas.insert(1, crowded_replica(READER, 4))
+    now_s = max(replica.now_s for replica in replicas)
+    reports = [report(replica, now_s) for replica in replicas]
+    request = Request("new", now_s, Slo(ttlt_s=ttlt_s), 500, 4096, expected_output_tokens=num_expected)
+    assert [one.is_hurried_for(request) for one in reports] == [False, is_hurried, False]
+    assert routing.slack_aware(request, now_s, reports) == (1 if is_hurried else 0)
