@@ -28,6 +28,7 @@ NIYAMA_ALONE = frozenset(
 """Modules that no other policy here runs through."""
 
 OTHER_MODULES = (
+    "scheduling.reports",
     "scheduling.routing",
     "sim.capacity",
     "sim.fleet",

@@ -15,7 +15,8 @@ from niyama.scheduling.backlog import Backlog, FullKey
 from niyama.scheduling.outline import FIRST_LEVEL_S, LEVEL_RATIO, Outline
 from niyama.scheduling.policy import Request
 from niyama.scheduling.registry import POLICIES, make_policy
-from niyama.scheduling.routing import Estimate, Report, least_work, order_of, slack_aware, turn_of
+from niyama.scheduling.reports import Report, order_of, turn_of
+from niyama.scheduling.routing import Estimate, least_work, slack_aware
 
 SLOS = (
     Slo(ttft_s=1.0, tbt_s=0.05),

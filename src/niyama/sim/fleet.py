@@ -14,6 +14,7 @@ from typing import NamedTuple
 from niyama.scheduling import routing
 from niyama.scheduling.base import BasePolicy
 from niyama.scheduling.policy import Request
+from niyama.scheduling.reports import Report
 from niyama.sim.checked import CheckedPolicy
 from niyama.sim.replica import Replica
 from niyama.workload.generate import Arrival
@@ -21,7 +22,7 @@ from niyama.workload.generate import Arrival
 Choose = Callable[[Request, int, Sequence[Replica]], int]
 """Returns the index of the replica for a request, the n-th that arrives."""
 
-ByReports = Callable[[Request, float, Sequence[routing.Report]], int]
+ByReports = Callable[[Request, float, Sequence[Report]], int]
 """Returns the index of the replica for a request, at an instant."""
 
 REPORT_EVERY_S = 0.1
@@ -61,7 +62,7 @@ class Reported:
     def __init__(self, choose: ByReports, every_s: float) -> None:
         self._choose = choose
         self._every_s = every_s
-        self._reports: list[routing.Report] = []
+        self._reports: list[Report] = []
 
     def __call__(self, request: Request, number: int, replicas: Sequence[Replica]) -> int:
         """Choose. Costs a report of every replica once per period, if anything arrives in it."""
@@ -73,12 +74,12 @@ class Reported:
         return index
 
 
-def report(replica: Replica, now_s: float) -> routing.Report:
+def report(replica: Replica, now_s: float) -> Report:
     """Return what a replica reports of itself."""
     policy = replica.policy.inner if isinstance(replica.policy, CheckedPolicy) else replica.policy
     if not isinstance(policy, BasePolicy):
         raise TypeError(f"policy: {policy.name!r} has no ledger that a router could read")
-    return routing.Report(
+    return Report(
         policy,
         now_s,
         replica.now_s,
@@ -87,7 +88,7 @@ def report(replica: Replica, now_s: float) -> routing.Report:
     )
 
 
-def _least_work(request: Request, now_s: float, reports: Sequence[routing.Report]) -> int:
+def _least_work(request: Request, now_s: float, reports: Sequence[Report]) -> int:
     return routing.least_work(reports)
 
 

@@ -10,6 +10,7 @@ import pytest
 from niyama.qos import Slo, paper_book
 from niyama.scheduling import routing
 from niyama.scheduling.policy import Request
+from niyama.scheduling.reports import Report
 from niyama.sim.fleet import ROUTERS, Router, by_reports, by_rule, report
 from niyama.sim.live import ReplicaLimits
 from niyama.sim.replica import Replica
@@ -110,7 +111,7 @@ def test_bunched_paces_help_where_replicas_let_readers_begin_together_too() -> N
 def test_reports_are_renewed_once_per_period_and_count_what_was_sent_since() -> None:
     taken: list[tuple[float, float, float]] = []
 
-    def first(request: Request, now_s: float, reports: Sequence[routing.Report]) -> int:
+    def first(request: Request, now_s: float, reports: Sequence[Report]) -> int:
         taken.append((now_s, reports[0].taken_at, reports[0].work_s))
         return 0
 
