@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 def make_plan(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
     """Return the result. Raises UsageError for input that has to change."""
     from niyama import __version__
-    from niyama.sim.planning import describe_plan, size_fleets
+    from niyama.sim.planning import describe_plan, size_fleets, size_notes
 
     _check(args)
     workload = make_workload(args)
@@ -113,8 +113,9 @@ def make_plan(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
     progress = Progress("plan")
 
     def show(name: str, probe: SizeProbe) -> None:
-        verdict = "in time" if probe.is_met else f"{max(probe.late_share.values()):.2%} of a class late"
-        progress.show(f"{name} on {probe.replicas} replicas: {verdict}")
+        verdict = "in time" if probe.is_met else "too many late"
+        of_them = f" ({probe.num_simulated} simulated)" if probe.num_simulated < probe.replicas else ""
+        progress.show(f"{name} on {probe.replicas} replicas{of_them}: {verdict}")
 
     try:
         sized = list(size_fleets(fleets, jobs=jobs, progress=show))
@@ -133,7 +134,7 @@ def make_plan(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
         **plan,
         "requests": fleets[0].demand.num_requests,
         "limits": limits_json(fleets[0].setups[0].limits),
-        "notes": length.notes(workload, args.qps),
+        "notes": [*size_notes(fleets, sized), *length.notes(workload, args.qps)],
         "inputs": option_values(args),
         "files": file_digests(args),
         "version": __version__,

@@ -104,6 +104,19 @@ def size_fleets(
             yield sized
 
 
+def size_notes(fleets: Sequence[Fleet], sized: Sequence[Sized]) -> list[str]:
+    """Return a sentence for every fleet that came out smaller than the work alone takes.
+
+    It was in time only because the run ended before its queues had grown.
+    """
+    return [
+        f"{fleet.name}: {found.replicas} replicas do not keep up, {fleet.guess} would without any deadlines; "
+        "the run is too short to show it"
+        for fleet, found in zip(fleets, sized, strict=True)
+        if found.replicas is not None and found.replicas < fleet.guess
+    ]
+
+
 def gpus_per_replica(profile: str) -> int | None:
     """Return the GPUs of a profile such as `a100-80gb/llama-3-8b/tp1`; None if its name does not say."""
     found = re.search(r"/tp(\d+)(?:-|$)", profile)

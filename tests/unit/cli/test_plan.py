@@ -42,10 +42,14 @@ def test_plan_of_a_short_run_says_what_it_cannot_show(
     target = tmp_path / "plan.json"
     words = f"plan --qps 35 --requests 70 --policies edf --policy edf --sample 1 --json {target}"
     assert main(words.split()) == 0
-    (note,) = read(target)["notes"]
+    plan = read(target)
+    size, *_, note = plan["notes"]
+    keeps_up = "would without any deadlines; the run is too short to show it"
+    assert size == f"edf: {plan['shared']['replicas']} replicas do not keep up, 8 {keeps_up}"
     assert note.startswith("requests arrived for 2 s, the longest promise is 1800 s; an overloaded server ")
     text = capsys.readouterr().out
-    assert text.endswith(f"\n\nnote: {note}\n")
+    assert f"\n\nnote: {size}\n" in text
+    assert text.endswith(f"\nnote: {note}\n")
     assert "425,000 tokens of KV and 256 running requests; a step has at most 8,192 tokens" in text
 
 
