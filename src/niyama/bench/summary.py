@@ -13,7 +13,8 @@ Result = Mapping[str, Any]
 
 def describe(result: Result) -> str:
     """Return a result as text: what was run, who was late, and whether it counts."""
-    return "\n".join([*_head(result), "", *_table(result), "", *_tail(result)])
+    invalid = [f"INVALID: {reason}" for reason in result["invalid_because"]]
+    return "\n".join([*_head(result), *invalid, "", *_table(result), "", *_tail(result)])
 
 
 def _head(result: Result) -> list[str]:
@@ -65,7 +66,6 @@ def _tail(result: Result) -> list[str]:
         + ("" if cost is None else f"{cost:.0f} us of CPU per token, ")
         + f"{client['cpu_share']:.0%} of a core"
     )
-    lines += [f"INVALID: {reason}" for reason in result["invalid_because"]]
     return lines
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from niyama.cli import UsageError
 from niyama.cli.limit_options import limits_json, limits_line
+from niyama.cli.router_options import fleet_json, fleet_lines
 from niyama.cli.run_length import RunLength, note_lines, run_length
 from niyama.cli.simulation_options import (
     Progress,
@@ -94,6 +95,7 @@ def find_capacities(args: argparse.Namespace) -> dict[str, Any]:
         "criterion": args.criterion,
         "trace": args.trace,
         "max_late": args.max_late,
+        "fleet": fleet_json(args),
         "limits": limits_json(setups[0].limits),
         "capacity_qps": capacity_qps,
         "capped": capped,
@@ -198,7 +200,8 @@ def _best(
 def describe(result: dict[str, Any]) -> str:
     """Return the capacities as a table for people; `>=` before one where the search hit its ceiling."""
     bound = result["bound_qps"]
-    lines = [limits_line(result["limits"]), "", f"{'POLICY':<12}{'REQUESTS/S':>12}{'OF BOUND':>10}"]
+    lines = [*fleet_lines(result["fleet"]), limits_line(result["limits"])]
+    lines += ["", f"{'POLICY':<12}{'REQUESTS/S':>12}{'OF BOUND':>10}"]
     rows = [*result["capacity_qps"].items(), ("bound, TBT", result["bound_tbt_qps"]), ("bound", bound)]
     for name, qps in rows:
         chunk = result["chunk"].get(name)

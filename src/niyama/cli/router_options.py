@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from niyama.cli import UsageError
@@ -24,6 +25,18 @@ def add_router_options(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="how often least-work and slack-aware hear of the replicas (default: %(default)s)",
     )
+
+
+def fleet_json(args: argparse.Namespace) -> dict[str, Any]:
+    """Return how many replicas there are and who gets a request, for the JSON."""
+    return {"replicas": args.replicas, "router": args.router}
+
+
+def fleet_lines(fleet: Mapping[str, Any]) -> list[str]:
+    """Return the same as lines of a text; none for a single replica, whose router has nothing to choose."""
+    if fleet["replicas"] == 1:
+        return []
+    return [f"{fleet['replicas']} replicas behind {fleet['router']}; requests/s are of all of them"]
 
 
 def router_of(args: argparse.Namespace) -> Any:

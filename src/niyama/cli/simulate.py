@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from niyama.cli import UsageError
 from niyama.cli.limit_options import limits_json, limits_line
+from niyama.cli.router_options import fleet_json, fleet_lines
 from niyama.cli.run_length import note_lines, run_length
 from niyama.cli.simulation_options import (
     Progress,
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     result = report(done, policy=args.policy, qps=args.qps, criterion=args.criterion)
     if args.bound:
         result["late_share_bound"] = _bound(args, done.served, setup.limits)
+    result["fleet"] = fleet_json(args)
     result["limits"] = limits_json(setup.limits)
     result["notes"] = length.notes(workload, args.qps)
     result["wall_s"] = round(wall_s, 3)
@@ -92,6 +94,7 @@ def describe(result: dict[str, Any]) -> str:
         f"{result['steps']:,} steps, {hours:.2f} h in {wall_s:.1f} s ({speed:,.0f}x)",
         f"goodput {result['goodput_rps']:.3f}/s by criterion {result['criterion']}, "
         f"relegated {result['relegated_share']:.2%}, preemptions {result['preemptions']}",
+        *fleet_lines(result["fleet"]),
         limits_line(result["limits"]),
         "",
         f"{'LATE, by criterion':<20}"

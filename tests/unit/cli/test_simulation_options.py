@@ -102,3 +102,16 @@ def test_less_than_a_period_is_noted(words: str, is_short: bool) -> None:
     notes = run_length(args, workload).notes(workload, 0.5)
     said = "the run covers 7200 s, less than a period of the arrivals, 9000 s: the mean rate is not --qps"
     assert [note.startswith(said) for note in notes] == [True] * is_short
+
+
+@pytest.mark.parametrize(
+    "command", ["simulate --qps 9 --requests 20", "capacity --policies edf --requests 20 --resolution 2"]
+)
+def test_a_fleet_is_named_where_requests_are_counted(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "3 replicas behind slack-aware; requests/s are of all of them\na replica holds "
+    assert main(f"{command} --replicas 3 --router slack-aware".split()) == 0
+    assert told in capsys.readouterr().out
+    assert main(command.split()) == 0
+    assert "replicas behind" not in capsys.readouterr().out
