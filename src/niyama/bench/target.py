@@ -272,6 +272,8 @@ async def get_json(
         async with session.request(method, url, json=body, headers=headers, timeout=limit) as response:
             data = await response.read()
             status = response.status
+    except aiohttp.ClientConnectorError as error:
+        raise TargetError(one_line(f"{url}: {error}; allowed: the address of a server that is up")) from None
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise TargetError(one_line(f"{url}: {type(error).__name__}: {error}")) from None
     try:

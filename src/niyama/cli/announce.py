@@ -74,7 +74,8 @@ def _ask(model: str, *, stream: bool = False) -> dict[str, object]:
 def _curl(
     title: str, url: str, body: dict[str, object], needs_key: bool, qos_class: str | None = None
 ) -> str:
-    words = ["curl -sN" if body.get("stream") else "curl -s", f"{url}/v1/chat/completions"]
+    # With the headers, one of which says which class serves it, and a line's end behind the JSON.
+    words = ["curl -siN" if body.get("stream") else "curl -si -w '\\n'", f"{url}/v1/chat/completions"]
     words += ["-H 'content-type: application/json'"]
     if needs_key:
         words.append('-H "authorization: Bearer $VLLM_API_KEY"')

@@ -99,6 +99,7 @@ def test_nobody_at_the_address_is_one_line(capsys: pytest.CaptureFixture[str]) -
     assert main(["bench", "--url", "http://127.0.0.1:9", "--qps", "1"]) == 2
     err = capsys.readouterr().err
     assert "http://127.0.0.1:9" in err
+    assert "allowed: the address of a server that is up" in err
     assert err.count("\n") == 1
 
 
