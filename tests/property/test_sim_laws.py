@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.property.hosts import linear_model
 
@@ -180,6 +180,10 @@ def test_plans_do_not_depend_on_the_order_of_simultaneous_arrivals(every: list[A
         min_size=2,
         max_size=8,
     )
+)
+@example(
+    # Steps that are short while there is time must not take the time that all need.
+    crowd=[(108, 2.0, Importance.HIGH), (1237, 1.0, Importance.HIGH), (2000, 1.0, Importance.HIGH)]
 )
 def test_more_important_requests_are_in_time_if_they_can_be(
     crowd: list[tuple[int, float, Importance]],

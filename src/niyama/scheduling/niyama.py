@@ -40,6 +40,9 @@ FORGET_RATE: Final = 0.0002
 """Weight of a step in what sitting out is expected to be worth: one in which something is urgent, and
 one in which nothing is."""
 
+CALM_RESERVE: Final = 0.1
+"""Short steps leave so much time more than the work that waits is expected to take: it is an estimate."""
+
 GATE_LOAD: Final = 0.8
 """The gate is open while less than this share of the engine is asked for."""
 
@@ -118,8 +121,10 @@ class NiyamaPolicy(HybridOrder):
         """Return how long the step may be for whoever comes; infinite if who waits needs it longer."""
         if not len(self.backlog) or len(self.set_aside):
             return math.inf
-        calm_s = self.load.calm_step_s(now_s, self.backlog.total_s, self.model.predict_s(decodes))
-        return calm_s if self.backlog.margin - now_s > calm_s else math.inf
+        waiting_s = self.backlog.total_s
+        calm_s = self.load.calm_step_s(now_s, waiting_s, self.model.predict_s(decodes))
+        spare_s = self.backlog.margin - now_s - CALM_RESERVE * waiting_s
+        return calm_s if spare_s > calm_s else math.inf
 
     def _shut_s(self, now_s: float, stall_s: float, limits: Limits) -> float:
         """Return for how long the gate may stay shut, seconds, 0 for not at all.
