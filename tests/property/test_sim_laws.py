@@ -185,6 +185,14 @@ def test_plans_do_not_depend_on_the_order_of_simultaneous_arrivals(every: list[A
     # Steps that are short while there is time must not take the time that all need.
     crowd=[(108, 2.0, Importance.HIGH), (1237, 1.0, Importance.HIGH), (2000, 1.0, Importance.HIGH)]
 )
+@example(
+    crowd=[
+        (68, 1.0, Importance.HIGH),
+        (1165, 1.25, Importance.NORMAL),
+        (1973, 1.0, Importance.HIGH),
+        (2000, 1.5, Importance.HIGH),
+    ]
+)
 def test_more_important_requests_are_in_time_if_they_can_be(
     crowd: list[tuple[int, float, Importance]],
 ) -> None:
