@@ -10,12 +10,14 @@ from niyama.cli import UsageError
 from niyama.durations import parse_duration_s
 from niyama.wording import listed, shown
 
+DEFAULT_ROUTER = "round-robin"
+
 
 def add_router_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say who gets a request."""
     parser.add_argument(
         "--router",
-        default="round-robin",
+        default=DEFAULT_ROUTER,
         metavar="NAME",
         help="round-robin, least-loaded, least-work, slack-aware (default: %(default)s)",
     )
@@ -33,9 +35,10 @@ def fleet_json(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def fleet_lines(fleet: Mapping[str, Any]) -> list[str]:
-    """Return the same as lines of a text; none for a single replica, whose router has nothing to choose."""
+    """Return the same as lines of a text; of a single replica only that a router has nothing to choose."""
     if fleet["replicas"] == 1:
-        return []
+        chosen = fleet["router"]
+        return [] if chosen == DEFAULT_ROUTER else [f"one replica: {chosen} has nothing to choose"]
     return [f"{fleet['replicas']} replicas behind {fleet['router']}; requests/s are of all of them"]
 
 

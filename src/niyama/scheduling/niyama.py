@@ -41,8 +41,8 @@ FORGET_RATE: Final = 0.0002
 one in which nothing is."""
 
 CALM_RESERVE: Final = 0.25
-"""Short steps leave so much time more than the work that waits is expected to take: a fifth of theirs goes
-into launches, and so work that was measured in longer ones seems a quarter more."""
+"""Short steps leave so much time more than the work that waits is expected to take: they spend up to a fifth
+on launches, which all who wait need if they came together (docs/decisions/0022)."""
 
 GATE_LOAD: Final = 0.8
 """The gate is open while less than this share of the engine is asked for."""

@@ -114,4 +114,6 @@ def test_a_fleet_is_named_where_requests_are_counted(
     assert main(f"{command} --replicas 3 --router slack-aware".split()) == 0
     assert told in capsys.readouterr().out
     assert main(command.split()) == 0
-    assert "replicas behind" not in capsys.readouterr().out
+    assert "replica" not in capsys.readouterr().out.replace("a replica holds", "")
+    assert main(f"{command} --router slack-aware".split()) == 0
+    assert "one replica: slack-aware has nothing to choose\n" in capsys.readouterr().out
