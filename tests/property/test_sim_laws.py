@@ -193,6 +193,15 @@ def test_plans_do_not_depend_on_the_order_of_simultaneous_arrivals(every: list[A
         (2000, 1.5, Importance.HIGH),
     ]
 )
+@example(
+    # Nobody is set aside for a stall that has not come, to the good of the less important.
+    crowd=[
+        (32, 2.0, Importance.HIGH),
+        (578, 1.0, Importance.NORMAL),
+        (1927, 1.0, Importance.HIGH),
+        (2000, 1.125, Importance.HIGH),
+    ]
+)
 def test_more_important_requests_are_in_time_if_they_can_be(
     crowd: list[tuple[int, float, Importance]],
 ) -> None:

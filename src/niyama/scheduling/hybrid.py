@@ -123,9 +123,16 @@ class HybridOrder(BasePolicy):
                 self._sweeps.append((order, item.key))
                 self._enqueue(self.ledger.jobs[item.request_id], now_s)
 
-    def _relegate(self, now_s: float) -> list[str]:
-        """Set requests aside until all others would be in time, or enough for one step."""
+    def _relegate(self, now_s: float, stall_s: float) -> list[str]:
+        """Set requests aside until all others would be in time, or enough for one step.
+
+        Nobody is set aside for a stall that has not come; but if somebody must be, enough that one breaks
+        no other promise.
+        """
         relegated: list[str] = []
+        if self.backlog.margin >= now_s:
+            return relegated
+        now_s += stall_s
         for _ in range(RELEGATIONS_PER_STEP):
             late = self.backlog.first_late(now_s)
             if late is None:

@@ -86,7 +86,7 @@ class NiyamaPolicy(HybridOrder):
         """
         self._follow_load(now_s)
         stall_s = self._stalls.stall_s(self.step_s)
-        relegated = self._relegate(now_s + stall_s)
+        relegated = self._relegate(now_s, stall_s)
         restored = self._restore(now_s + stall_s)
         slack_s = self.slack_s(now_s)
         # Part is kept so that a stall breaks no promise. It costs little: what one step leaves unused is

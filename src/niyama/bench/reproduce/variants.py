@@ -32,7 +32,7 @@ class ChunkingAlone(DeadlineOrder):
 
     name = "niyama-chunking-alone"
 
-    def _relegate(self, now_s: float) -> list[str]:
+    def _relegate(self, now_s: float, stall_s: float) -> list[str]:
         """Set nobody aside."""
         return []
 
