@@ -20,7 +20,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 MODULES = (
+    "niyama.latency.leastsquares",
     "niyama.latency.lengths",
+    "niyama.latency.margin",
+    "niyama.latency.online",
+    "niyama.latency.overlap",
     "niyama.latency.profiles",
     "niyama.latency.search",
     "niyama.scheduling.backlog",
@@ -39,6 +43,7 @@ MODULES = (
     "niyama.scheduling.paper",
     "niyama.scheduling.policy",
     "niyama.scheduling.priority",
+    "niyama.scheduling.promises",
     "niyama.scheduling.relegation",
     "niyama.scheduling.shares",
     "niyama.scheduling.sitting",
@@ -47,6 +52,7 @@ MODULES = (
     "niyama.sim.live",
     "niyama.sim.pressure",
     "niyama.sim.replica",
+    "niyama.telemetry.collector",
 )
 """What every step runs through. They are compiled as one, so all or none of them are compiled."""
 

@@ -32,9 +32,13 @@ class Sums:
         """Add one row, weighted by the caller. Cost: O(size^2), a few microseconds."""
         self.num_rows += 1
         keep = 1.0 - 1.0 / self.window if self.num_rows > self.window else 1.0
-        squares = [a * b for i, a in enumerate(row) for b in row[i:]]
-        self.products = [keep * old + new for old, new in zip(self.products, squares, strict=True)]
-        self.targets = [keep * old + target * a for old, a in zip(self.targets, row, strict=True)]
+        products, targets = self.products, self.targets
+        place = 0
+        for i, a in enumerate(row):
+            targets[i] = keep * targets[i] + target * a
+            for b in row[i:]:
+                products[place] = keep * products[place] + a * b
+                place += 1
 
 
 def solve_nonnegative(

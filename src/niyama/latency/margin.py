@@ -5,9 +5,10 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from math import frexp
+from typing import Final
 
 # A stall says nothing of the next step: beyond this many times the prediction, more is the same.
-MAX_RATIO = 3.0
+MAX_RATIO: Final = 3.0
 
 
 class _Ratios:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from operator import mul
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from niyama.latency.leastsquares import Sums, solve_nonnegative
 from niyama.latency.margin import QuantileMargin
@@ -38,35 +38,35 @@ class Coefficients(NamedTuple):
 
 
 # Right within a factor of ten for small models on CPUs and large ones on GPUs; a few steps replace it.
-PRIOR = Coefficients(5e-3, 1e-3, 5e-5, 5e-6, 5e-5, 1e-7, 1e-7, 1e-8)
+PRIOR: Final = Coefficients(5e-3, 1e-3, 5e-5, 5e-6, 5e-5, 1e-7, 1e-7, 1e-8)
 # A step in which each cost shows: how much of a feature weighs as much as one relative step.
-_TYPICAL = Coefficients(1.0, 1.0, 512.0, 512.0, 32.0, 32e3, 2e3, 5e5)
-_SIZE = len(PRIOR)
-_MIN_STEP_S = 1e-6
-_MAX_STEP_S = 3600.0
+_TYPICAL: Final = Coefficients(1.0, 1.0, 512.0, 512.0, 32.0, 32e3, 2e3, 5e5)
+_SIZE: Final = len(PRIOR)
+_MIN_STEP_S: Final = 1e-6
+_MAX_STEP_S: Final = 3600.0
 # Time for any chunk; without a limit the chunk is solved for this one.
-_AMPLE_S = 1e9
+_AMPLE_S: Final = 1e9
 # Steps of one regime after which older ones fade, and steps between fits.
-_WINDOW = 128
-_REFIT_EVERY = 32
+_WINDOW: Final = 128
+_REFIT_EVERY: Final = 32
 # A step counts as at most this many times longer or shorter than what is usual now.
-_CLIP = 2.0
+_CLIP: Final = 2.0
 # The first steps only scale the prior; a regime with this few steps says nothing of the machine's speed.
-_START_STEPS = 5
-_NEW_ROWS = 16
+_START_STEPS: Final = 5
+_NEW_ROWS: Final = 16
 # The prior's weight against one step, in features that no step has shown.
-_PRIOR_WEIGHT = 1e-3
+_PRIOR_WEIGHT: Final = 1e-3
 # How much of a step's relative error goes into the speeds, and how far an error of the other costs
 # speaks for prefill work too.
-_SPEED_RATE = 0.15
-_SPEED_SPILL = 0.2
+_SPEED_RATE: Final = 0.15
+_SPEED_SPILL: Final = 0.2
 # What is left, after a step, of a speed's distance from that of the first steps. A model that is a little
 # wrong somewhere has an error that speeds and coefficients would push to and fro between them for ever.
-_SPEED_KEEP = 1.0 - 1.0 / 4096
+_SPEED_KEEP: Final = 1.0 - 1.0 / 4096
 # Scores are over about the last 500 steps.
-_ERROR_RATE = 0.002
+_ERROR_RATE: Final = 0.002
 # What time cuts off ends a step at a multiple of so many tokens (decision 15).
-GRAIN_TOKENS = 32
+GRAIN_TOKENS: Final = 32
 
 
 class OnlineModel(ChunkSearch):
@@ -252,8 +252,8 @@ class OnlineModel(ChunkSearch):
         """Solve for the coefficients from the sums of all regimes."""
         gap = min(_REFIT_EVERY, 1 + self._num_steps // 4)
         self._next_fit = self._num_steps + max(gap, len(self._regimes) if gap == _REFIT_EVERY else 0)
-        products = [sum(column) for column in zip(*(s.products for s in self._regimes.values()), strict=True)]
-        targets = [sum(column) for column in zip(*(s.targets for s in self._regimes.values()), strict=True)]
+        products = [sum(column) for column in zip(*[s.products for s in self._regimes.values()], strict=True)]
+        targets = [sum(column) for column in zip(*[s.targets for s in self._regimes.values()], strict=True)]
         matrix = [[0.0] * _SIZE for _ in range(_SIZE)]
         values = iter(products)
         for i in range(_SIZE):

@@ -148,7 +148,7 @@ class Overlap:
     def _shares(self, run: Sequence[Lesson]) -> list[Lesson]:
         """Divide the time of a run among its steps, by prediction."""
         predicted = [self._model.predict_s(step.shape) for step in run]
-        ratio = math.fsum(step.duration_s for step in run) / math.fsum(predicted)
+        ratio = math.fsum([step.duration_s for step in run]) / math.fsum(predicted)
         return [Lesson(step.shape, ratio * s) for step, s in zip(run, predicted, strict=True)]
 
 

@@ -79,7 +79,9 @@ class Flight:
 
     def take_lost(self, output: Any) -> list[InFlight]:
         """Remove and return the steps ahead of this one: an engine that recovered from a fault drops them."""
-        if not any(step.output is output for step in self._steps):
+        if self._steps and self._steps[0].output is output:
+            return []
+        if not any([step.output is output for step in self._steps]):
             return []
         lost: list[InFlight] = []
         while self._steps[0].output is not output:
