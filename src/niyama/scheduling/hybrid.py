@@ -126,20 +126,20 @@ class HybridOrder(BasePolicy):
     def _relegate(self, now_s: float, stall_s: float) -> list[str]:
         """Set requests aside until all others would be in time, or enough for one step.
 
-        Nobody is set aside for a stall that has not come; but if somebody must be, enough that one breaks
-        no other promise.
+        With time for all, nobody is set aside for a stall that has not come. But if somebody must be, enough
+        that one breaks no other promise.
         """
         relegated: list[str] = []
-        if self.backlog.margin >= now_s:
+        stalled_at = now_s + stall_s
+        if self.backlog.margin >= (stalled_at if self.load.is_beyond else now_s):
             return relegated
-        now_s += stall_s
         for _ in range(RELEGATIONS_PER_STEP):
-            late = self.backlog.first_late(now_s)
+            late = self.backlog.first_late(stalled_at)
             if late is None:
                 break
-            if self._promote(late, now_s):
+            if self._promote(late, stalled_at):
                 continue
-            item = find_victim(self.backlog, late, now_s)
+            item = find_victim(self.backlog, late, stalled_at)
             job = self.ledger.jobs[item.request_id]
             self.backlog.discard(item.request_id)
             job.relegated, job.promoted = True, False
