@@ -178,6 +178,19 @@ def test_reserve_follows_what_the_engine_showed() -> None:
     assert policy._stalls.stall_s(policy.step_s) == pytest.approx(0.2, rel=0.05)
 
 
+@pytest.mark.parametrize(("share", "relegated"), [(0.5, []), (1.3, ["tight"])])
+def test_request_is_set_aside_for_a_stall_only_beyond_the_load(share: float, relegated: list[str]) -> None:
+    policy, now_s = NiyamaPolicy(linear_model()), 0.0
+    while now_s < 300.0:
+        policy.load.offer(share, share, int(Importance.NORMAL), now_s)
+        now_s += 1.0
+    stall_s = policy._stalls.stall_s(policy.step_s)
+    assert stall_s > 0
+    slo = Slo(ttft_s=448 * policy.token_s + stall_s / 2)
+    policy.arrive(Request("tight", now_s, slo, 448, 1), now_s)
+    assert policy.plan(now_s, LIMITS).relegated == relegated
+
+
 def test_tokens_that_come_early_earn_slack_for_a_larger_chunk() -> None:
     """Four steps without prefill take 0.5 s while the reader needs 2 s for their tokens."""
     host = engine()
