@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from operator import mul
 from typing import Final, NamedTuple
 
 from niyama.latency.leastsquares import Sums, solve_nonnegative
@@ -42,6 +41,7 @@ PRIOR: Final = Coefficients(5e-3, 1e-3, 5e-5, 5e-6, 5e-5, 1e-7, 1e-7, 1e-8)
 # A step in which each cost shows: how much of a feature weighs as much as one relative step.
 _TYPICAL: Final = Coefficients(1.0, 1.0, 512.0, 512.0, 32.0, 32e3, 2e3, 5e5)
 _SIZE: Final = len(PRIOR)
+_Eight = tuple[float, float, float, float, float, float, float, float]
 _MIN_STEP_S: Final = 1e-6
 _MAX_STEP_S: Final = 3600.0
 # Time for any chunk; without a limit the chunk is solved for this one.
@@ -90,8 +90,8 @@ class OnlineModel(ChunkSearch):
         self._log_first_speed = 0.0
         self._log_speed = 0.0
         self._log_prefill_speed = 0.0
-        self._scales = (1.0,) * _SIZE
-        self._coefficients = prior
+        self._step_scale = self._prefill_scale = 1.0
+        self._coefficients: _Eight = prior
         self._regimes: dict[tuple[int, int, int], Sums] = {}
         self._margin = QuantileMargin(quantile=1.0 - late_share)
         self._ratios: deque[float] = deque(maxlen=9)
@@ -139,13 +139,13 @@ class OnlineModel(ChunkSearch):
         """Return the chunk whose time beyond that of one token is `room_s`, in 0..max_tokens."""
         if room_s < 0.0:
             return 0
-        c = self._coefficients
-        linear, square = c.prefill + c.attention * context, c.attention / 2
+        _, _, per_token, large, _, _, _, attention = self._coefficients
+        linear, square = per_token + attention * context, attention / 2
         to_knee = self._knee - shape.num_prefill_tokens - shape.num_decode_tokens
-        room_s = min(_AMPLE_S, room_s) + linear + square + c.large * max(0, 1 - to_knee)
+        room_s = min(_AMPLE_S, room_s) + linear + square + large * max(0, 1 - to_knee)
         num_tokens = _positive_root(linear, square, room_s)
         if num_tokens > to_knee:
-            num_tokens = _positive_root(linear + c.large, square, room_s + c.large * to_knee)
+            num_tokens = _positive_root(linear + large, square, room_s + large * to_knee)
         return int(min(num_tokens, max_tokens))
 
     def observe(self, shape: BatchShape, duration_s: float) -> None:
@@ -180,7 +180,7 @@ class OnlineModel(ChunkSearch):
         return {
             "model": "online",
             "num_steps": self._num_steps,
-            "coefficients": self._coefficients._asdict(),
+            "coefficients": Coefficients(*self._coefficients)._asdict(),
             "knee_tokens": self._knee,
             "mean_step_s": self._mean_s,
             "mean_abs_error_share": self._error_s / self._mean_s if self._mean_s else 0.0,
@@ -219,13 +219,13 @@ class OnlineModel(ChunkSearch):
         """Add the step, as a share of its predicted time, to the sums of its regime."""
         prefill, decode, decode_context, prefill_context, pairs = shape
         over = max(0, prefill + decode - self._knee)
+        each, work = self._step_scale / predicted_s, self._prefill_scale / predicted_s
+        row = [each, 0.0, 0.0, over * work, decode * each, decode_context * each, 0.0, 0.0]
         if prefill:
             key = (prefill.bit_length(), 0, max(0, int(pairs / prefill).bit_length() - 7) // 2)
-            features = (1, 1, prefill, over, decode, decode_context, prefill_context, pairs)
+            row[1], row[2], row[6], row[7] = each, prefill * work, prefill_context * work, pairs * work
         else:
             key = (0, decode.bit_length(), decode_context.bit_length() // 2)
-            features = (1, 0, 0, over, decode, decode_context, 0, 0)
-        row = [feature * scale / predicted_s for feature, scale in zip(features, self._scales, strict=True)]
         sums = self._regimes.get(key)
         if sums is None:
             sums = self._regimes[key] = Sums(_SIZE, _WINDOW)
@@ -238,9 +238,9 @@ class OnlineModel(ChunkSearch):
         The error is the one whose mean the fit makes zero, `ratio - 1`. With any other, such as a logarithm
         or a clipped one, scatter alone would move the speeds on and on, and the coefficients against them.
         """
-        c = self._coefficients
-        other_s = c.fixed + c.decode * shape.num_decode_tokens + c.decode_context * shape.decode_context
-        other_share = (other_s + c.mixed if shape.num_prefill_tokens else other_s) / predicted_s
+        fixed, mixed, _, _, per_decode, per_context, _, _ = self._coefficients
+        other_s = fixed + per_decode * shape.num_decode_tokens + per_context * shape.decode_context
+        other_share = (other_s + mixed if shape.num_prefill_tokens else other_s) / predicted_s
         error, home = _SPEED_RATE * (ratio - 1.0), self._log_first_speed
         self._log_speed = home + _SPEED_KEEP * (self._log_speed - home) + error * other_share
         prefill_share = 1.0 - other_share + _SPEED_SPILL * other_share
@@ -269,11 +269,19 @@ class OnlineModel(ChunkSearch):
 
     def _rescale(self) -> None:
         """Apply the speeds to the fitted coefficients."""
-        other, prefill = math.exp(self._log_speed), math.exp(self._log_prefill_speed)
-        self._scales = (other, other, prefill, prefill, other, other, prefill, prefill)
-        values = list(map(mul, self._fitted, self._scales))
-        values[0] = max(values[0], _MIN_STEP_S)
-        self._coefficients = Coefficients._make(values)
+        each, work = math.exp(self._log_speed), math.exp(self._log_prefill_speed)
+        self._step_scale, self._prefill_scale = each, work
+        f = self._fitted
+        self._coefficients = (
+            max(f[0] * each, _MIN_STEP_S),
+            f[1] * each,
+            f[2] * work,
+            f[3] * work,
+            f[4] * each,
+            f[5] * each,
+            f[6] * work,
+            f[7] * work,
+        )
 
 
 def _positive_root(linear: float, square: float, value: float) -> float:
