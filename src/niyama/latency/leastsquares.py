@@ -19,11 +19,11 @@ class Sums:
     """Decayed sums of one regime: X'X (upper triangle, row by row) and X'y.
 
     Rows weigh more and more, instead of what was summed before less and less: then a feature that is zero
-    costs nothing, and in a regime most are.
+    costs nothing, as half of them are in a step without prefill.
 
     Args:
         size: Number of features.
-        window: Rows after which old ones fade, by 1/window per row.
+        window: Rows after which old ones fade, by 1/window per row; > 1.
     """
 
     __slots__ = ("_growth", "_products", "_starts", "_targets", "_weight", "num_rows", "window")

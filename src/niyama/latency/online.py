@@ -41,6 +41,7 @@ PRIOR: Final = Coefficients(5e-3, 1e-3, 5e-5, 5e-6, 5e-5, 1e-7, 1e-7, 1e-8)
 # A step in which each cost shows: how much of a feature weighs as much as one relative step.
 _TYPICAL: Final = Coefficients(1.0, 1.0, 512.0, 512.0, 32.0, 32e3, 2e3, 5e5)
 _SIZE: Final = len(PRIOR)
+# What `Coefficients` names, as it is used in every step: compiled, such a tuple holds its numbers themselves.
 _Eight = tuple[float, float, float, float, float, float, float, float]
 _MIN_STEP_S: Final = 1e-6
 _MAX_STEP_S: Final = 3600.0
